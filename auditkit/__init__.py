@@ -1,0 +1,96 @@
+"""Robustness audits of image models: attacks, saliency, one report, one gate that doubts."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from auditkit.artifacts import CLEAN_LOGITS, Artifact
+    from auditkit.attack import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, Attack
+    from auditkit.auditing import AuditResult, audit, load_result
+    from auditkit.budgets import Budgets
+    from auditkit.check import Check, Curve, Exhibit, Findings, FlagRule, Metric, Panel, Spec
+    from auditkit.context import Context
+    from auditkit.errors import AuditError, ExecutionError, ExitCode, UsageError
+    from auditkit.exhibits import heat_panel, image_panel
+    from auditkit.models.base import Capability, Differentiable, Model
+    from auditkit.queries import Queries
+    from auditkit.result import Result, Verdict
+    from auditkit.saliency_map import saliency
+    from auditkit.samples import Samples, open_dataset
+    from auditkit.stats import Estimate
+    from auditkit.streams import Streams
+    from auditkit.threat import Norm, ThreatModel
+
+__all__ = [
+    "ATTACK_CURVES",
+    "ATTACK_FLAGS",
+    "ATTACK_METRICS",
+    "CLEAN_LOGITS",
+    "Artifact",
+    "Attack",
+    "AuditError",
+    "AuditResult",
+    "Budgets",
+    "Capability",
+    "Check",
+    "Context",
+    "Curve",
+    "Differentiable",
+    "Estimate",
+    "ExecutionError",
+    "Exhibit",
+    "ExitCode",
+    "Findings",
+    "FlagRule",
+    "Metric",
+    "Model",
+    "Norm",
+    "Panel",
+    "Queries",
+    "Result",
+    "Samples",
+    "Spec",
+    "Streams",
+    "ThreatModel",
+    "UsageError",
+    "Verdict",
+    "audit",
+    "heat_panel",
+    "image_panel",
+    "load_result",
+    "open_dataset",
+    "saliency",
+]
+
+# Names are imported when they are first used: `import auditkit` and `auditkit --help` load neither torch nor onnx.
+_HOMES = {
+    "artifacts": ("CLEAN_LOGITS", "Artifact"),
+    "attack": ("ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "Attack"),
+    "auditing": ("AuditResult", "audit", "load_result"),
+    "budgets": ("Budgets",),
+    "check": ("Check", "Curve", "Exhibit", "Findings", "FlagRule", "Metric", "Panel", "Spec"),
+    "context": ("Context",),
+    "errors": ("AuditError", "ExecutionError", "ExitCode", "UsageError"),
+    "exhibits": ("heat_panel", "image_panel"),
+    "models.base": ("Capability", "Differentiable", "Model"),
+    "queries": ("Queries",),
+    "result": ("Result", "Verdict"),
+    "saliency_map": ("saliency",),
+    "samples": ("Samples", "open_dataset"),
+    "stats": ("Estimate",),
+    "streams": ("Streams",),
+    "threat": ("Norm", "ThreatModel"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'auditkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"auditkit.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

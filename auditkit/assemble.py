@@ -1,0 +1,188 @@
+"""From stored units to the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from auditkit.attack import Attack
+from auditkit.check import Exhibit
+from auditkit.engine import Execution, missing_capability
+from auditkit.exhibits import EXHIBITS
+from auditkit.findings import curves, flags, join_columns, metrics, top_exhibits
+from auditkit.plan import Planned
+from auditkit.result import (
+    CheckRecord,
+    ExhibitRecord,
+    FlagRecord,
+    ModelRecord,
+    NoteRecord,
+    PanelRecord,
+    Result,
+    SamplesRecord,
+    Verdict,
+)
+from auditkit.store import Store
+from auditkit.workbench import Workbench
+
+__all__ = ["Arrays", "assemble"]
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def assemble(
+    bench: Workbench,
+    plan: Sequence[Planned],
+    broken: Sequence[tuple[str, str, str]],
+    execution: Execution,
+    store: Store,
+    notes: Sequence[NoteRecord],
+    volatile: Mapping[str, Any],
+    disclaimer: str | None,
+) -> tuple[Result, Arrays, Arrays]:
+    """Return the result (without gates), the per-sample table, and the arrays of the exhibits."""
+    table: Arrays = {
+        "id": np.array([name for shard in execution.shards for name in shard.ids]),
+        "label": np.array([label for shard in execution.shards for label in shard.labels], dtype=np.int64),
+    }
+    arrays: Arrays = {}
+    checks: list[CheckRecord] = []
+    raised: list[FlagRecord] = []
+    for planned in plan:
+        record, raised_here = _check(bench, planned, execution, store, table, arrays)
+        checks.append(record)
+        raised += raised_here
+    checks += [_broken(*entry) for entry in broken]
+    result = Result(
+        model=_model(bench),
+        samples=_samples(bench, execution),
+        verdict=Verdict.NONE,
+        gates=(),
+        checks=tuple(checks),
+        flags=tuple(raised),
+        notes=tuple(notes),
+        settings=_settings(bench),
+        disclaimer=disclaimer,
+        volatile=dict(volatile),
+    )
+    return result, table, arrays
+
+
+def _check(
+    bench: Workbench, planned: Planned, execution: Execution, store: Store, table: Arrays, arrays: Arrays
+) -> tuple[CheckRecord, tuple[FlagRecord, ...]]:
+    spec = planned.check.spec
+    lacking = missing_capability(planned, bench.model)
+    failure = execution.failures.get(planned.key)
+    record = CheckRecord(
+        key=planned.key,
+        id=spec.id,
+        version=spec.version,
+        title=spec.title,
+        why=spec.why,
+        distribution=planned.distribution,
+        references=spec.references,
+        status="skipped" if lacking else "failed" if failure else "done",
+        reason=lacking or failure,
+        options=dict(planned.options),
+        threat_model=planned.check.threat_models[-1].describe()
+        if isinstance(planned.check, Attack)
+        else None,
+    )
+    if record.status != "done":
+        return record, ()
+    units = [store.get(digest) for (key, _), digest in sorted(execution.units.items()) if key == planned.key]
+    columns = join_columns([unit.findings.columns for unit in units])
+    estimates, titles = metrics(spec, columns)
+    table |= {f"{planned.key}/{name}": column for name, column in columns.items()}
+    queries: dict[str, float] = {}
+    for name, field in (("forward", "forwards"), ("backward", "backwards")):
+        counts = [getattr(unit.findings, field) for unit in units]
+        if all(count is not None for count in counts):
+            passes = np.concatenate(counts)
+            table[f"{planned.key}/{field}"] = passes
+            queries[name] = float(passes.mean())
+    exhibits = top_exhibits((exhibit for unit in units for exhibit in unit.findings.exhibits), EXHIBITS)
+    record = record.model_copy(
+        update={
+            "metrics": estimates,
+            "metric_titles": titles,
+            "curves": curves(spec, estimates),
+            "queries": queries,
+            "seconds": round(sum(unit.seconds for unit in units), 3),
+            "exhibits": tuple(
+                _exhibit(planned.key, at, exhibit, arrays) for at, exhibit in enumerate(exhibits)
+            ),
+        }
+    )
+    return record, flags(spec, planned.key, estimates)
+
+
+def _exhibit(key: str, at: int, exhibit: Exhibit, arrays: Arrays) -> ExhibitRecord:
+    panels = []
+    for which, panel in enumerate(exhibit.panels):
+        name = f"{key}/{at}/{which}"
+        arrays[name] = panel.array
+        panels.append(PanelRecord(title=panel.title, kind=panel.kind, array=name))
+    return ExhibitRecord(
+        sample=exhibit.sample, caption=exhibit.caption, score=exhibit.score, panels=tuple(panels)
+    )
+
+
+def _broken(check_id: str, distribution: str, reason: str) -> CheckRecord:
+    return CheckRecord(
+        key=check_id,
+        id=check_id,
+        version=0,
+        title=check_id,
+        why="",
+        distribution=distribution,
+        references=(),
+        status="failed",
+        reason=reason,
+        options={},
+    )
+
+
+def _model(bench: Workbench) -> ModelRecord:
+    model, info = bench.model, bench.model.info
+    return ModelRecord(
+        name=info.name,
+        format=info.format,
+        digest=info.digest,
+        classes=info.classes,
+        input="x".join("any" if size is None else str(size) for size in info.input_shape),
+        provider=info.provider,
+        gradients=model.gradient_source if model.exact is not None else f"none: {model.no_gradients}",
+        search_copy=bench.search.description
+        if bench.search is not None
+        else "none: the deployed model is asked",
+        preprocessing=info.preprocessing,
+    )
+
+
+def _samples(bench: Workbench, execution: Execution) -> SamplesRecord:
+    skipped = {item.id: item.reason for shard in execution.shards for item in shard.skipped}
+    return SamplesRecord(
+        source=bench.dataset.source,
+        n=sum(len(shard.ids) for shard in execution.shards),
+        skipped=skipped,
+        fingerprint=execution.fingerprint,
+        shape=next(shard.shape for shard in execution.shards if shard.ids),
+        class_names=bench.class_names,
+    )
+
+
+def _settings(bench: Workbench) -> dict[str, Any]:
+    settings = bench.recipe.settings
+    return {
+        "seed": settings.seed,
+        "preset": settings.preset,
+        "limit": settings.limit,
+        "label_offset": settings.label_offset,
+        "rows_independent": bench.model.batching.fixed is None
+        and (bench.search is None or bench.search.batching.fixed is None),
+    }

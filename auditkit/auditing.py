@@ -1,0 +1,242 @@
+"""Audit a model: the whole way from a model and images to a judged result, from Python."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from auditkit.assemble import Arrays, assemble
+from auditkit.config import Settings, settings_from
+from auditkit.engine import Progress, execute
+from auditkit.errors import ExecutionError, UsageError, did_you_mean
+from auditkit.gate import Gate, exit_code, judge, parse_gate
+from auditkit.plan import Planned, plan_checks
+from auditkit.preflight import preflight
+from auditkit.report import junit_xml, markdown_summary, write_html
+from auditkit.result import Result, Verdict
+from auditkit.stats import Estimate
+from auditkit.store import Store, write_atomically
+from auditkit.workbench import Recipe, protected, set_up
+from auditkit.workers import in_processes
+
+__all__ = ["AuditResult", "Quiet", "audit", "load_result", "run_audit", "save"]
+
+
+class Quiet:
+    """Progress that nobody sees."""
+
+    def start(self, total: int) -> None:
+        """Say nothing."""
+
+    def advance(self, pairs: int, key: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What an audit found, with everything measured for each sample and the pictures of the report."""
+
+    result: Result
+    table: Arrays
+    """One row a sample: `id`, `label`, and `check/column`."""
+    arrays: Arrays
+    """The pictures of the exhibits."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the gates say together."""
+        return self.result.verdict
+
+    @property
+    def passed(self) -> bool:
+        """Whether the audit may be taken as passed: exit code 0."""
+        return exit_code(self.result) == 0
+
+    def metric(self, name: str) -> Estimate:
+        """Return a metric by its name, `check/metric`.
+
+        Raises:
+            KeyError: there is no such metric; the message names the closest one.
+        """
+        known = {
+            f"{c.key}/{metric}": estimate
+            for c in self.result.checks
+            for metric, estimate in c.metrics.items()
+        }
+        if name not in known:
+            raise KeyError(f"no metric {name}{did_you_mean(name, known)}")
+        return known[name]
+
+    def report(self, path: str | Path) -> Path:
+        """Write the HTML report: one file if `path` ends in .html, else a folder; return where it starts."""
+        return write_html(self.result, self.arrays, Path(path))
+
+
+def audit(
+    model: str | Path | nn.Module,
+    data: object,
+    *,
+    checks: Sequence[str] = (),
+    gates: Sequence[str] = (),
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,  # noqa: ANN401
+) -> AuditResult:
+    """Audit `model` (a path, `module:factory` or a torch module) on `data` (a path, a data set, or (images, labels)).
+
+    `settings` are those of the command line and of `auditkit.toml` (`preset`, `options`, `seed`, `limit` ...). With
+    `out`, everything is also written to that folder, and the same call goes on where an earlier one stopped.
+
+    Raises:
+        UsageError: a name, an option, the model or the data is not what it should be.
+        ExecutionError: model and data do not work, or not together.
+    """
+    chosen = settings_from({**settings, "checks": tuple(checks), "gates": tuple(gates)})
+    folder = Path(out) if out is not None else None
+    return run_audit(Recipe(model, data, chosen), folder, progress if progress is not None else Quiet())
+
+
+def run_audit(
+    recipe: Recipe,
+    out: Path | None,
+    progress: Progress,
+    *,
+    command: str | None = None,
+    disclaimer: str | None = None,
+) -> AuditResult:
+    """Run, judge and (with `out`) save an audit.
+
+    Raises:
+        UsageError: as `audit`.
+        ExecutionError: as `audit`.
+    """
+    settings = recipe.settings
+    plan, broken = plan_checks(settings.checks, settings.options, settings.preset)
+    gates = _gates(settings, plan)
+    began = time.monotonic()
+    started = datetime.datetime.now(datetime.UTC)
+    with contextlib.ExitStack() as stack:
+        folder = out if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(_alone_in(folder))
+        stack.enter_context(protected(recipe))
+        bench = set_up(recipe)
+        first = bench.read(*bench.shards[0]).samples
+        notes = preflight(bench.loaded, bench.steps, bench.model, first, class_names=bench.class_names)
+        store = Store(folder / "units")
+        elsewhere = in_processes(settings.workers) if settings.workers else None
+        execution = execute(bench, plan, store, progress, elsewhere)
+        volatile = {
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - began, 2),
+            "command": command,
+            "batch": settings.batch,
+            "workers": settings.workers,
+            "device": str(bench.model.device),
+            "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            "versions": {name: version(name) for name in ("auditkit", "torch", "onnx", "numpy")},
+        }
+        result, table, arrays = assemble(bench, plan, broken, execution, store, notes, volatile, disclaimer)
+        audited = AuditResult(judge(result, gates), table, arrays)
+        if out is not None:
+            save(audited, out)
+    return audited
+
+
+def _gates(settings: Settings, plan: Sequence[Planned]) -> list[Gate]:
+    gates = [parse_gate(text) for text in settings.gates]
+    keys = [planned.key for planned in plan]
+    for gate in gates:
+        if gate.check not in keys:
+            raise UsageError(
+                f"the gate {gate} names a check that will not run{did_you_mean(gate.check, keys)}"
+            )
+        metrics = [
+            metric.name
+            for planned in plan
+            if planned.key == gate.check
+            for metric in planned.check.spec.metrics
+        ]
+        plain = gate.metric.partition("@")[0]
+        if plain not in metrics:
+            raise UsageError(f"{gate.check} gives no metric {plain!r}{did_you_mean(plain, metrics)}")
+    return gates
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that two audits do not write into one folder.
+
+    Raises:
+        ExecutionError: another audit is at work there, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise ExecutionError(f"cannot write to {folder}: {error.strerror or error}") from error
+    with file:
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system: no lock to be had
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ExecutionError(
+                f"another audit is at work in {folder}; wait for it, or choose another --out"
+            ) from None
+        yield
+
+
+def save(audited: AuditResult, folder: Path) -> None:
+    """Write result, table, exhibits, report and summaries into `folder`, each file completely or not at all."""
+    write_atomically(folder / "samples.npz", _npz(audited.table))
+    write_atomically(folder / "exhibits.npz", _npz(audited.arrays))
+    write_atomically(folder / "junit.xml", junit_xml(audited.result).encode())
+    write_atomically(folder / "summary.md", markdown_summary(audited.result).encode())
+    audited.report(folder / "report.html")
+    write_atomically(folder / "result.json", audited.result.to_json().encode())
+
+
+def _npz(arrays: Arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def load_result(path: Path) -> AuditResult:
+    """Read a stored audit: its folder, or the `result.json` in it.
+
+    Raises:
+        UsageError: there is no result, or it is damaged or of another schema.
+    """
+    file = path / "result.json" if path.is_dir() else path
+    try:
+        result = Result.model_validate_json(file.read_bytes())
+        table, arrays = (_read_npz(file.with_name(name)) for name in ("samples.npz", "exhibits.npz"))
+    except FileNotFoundError as error:
+        raise UsageError(f"no stored audit: {error.filename} is missing") from None
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{file} is not a readable result of auditkit ({reason})") from None
+    return AuditResult(result, table, arrays)
+
+
+def _read_npz(path: Path) -> Arrays:
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}

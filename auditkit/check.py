@@ -1,0 +1,121 @@
+"""The plugin contract: what a check declares (`Spec`), what it gets (`Context`), what it returns (`Findings`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from auditkit.context import Context
+    from auditkit.models.base import Capability, Model
+    from auditkit.samples import Samples
+
+__all__ = ["Check", "Curve", "Exhibit", "Findings", "FlagRule", "Metric", "Panel", "Spec"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a per-sample column becomes one number with an interval.
+
+    A column may carry a budget behind an `@` (`robust@2/255`); the metric then exists once a budget
+    (`robust_accuracy@2/255`), and its plain name stands for the largest one.
+    """
+
+    name: str
+    column: str
+    title: str
+    kind: Literal["proportion", "mean"] = "proportion"
+    among: str | None = None
+    """A boolean column: only its samples count (the denominator). None: all samples."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure: a metric over the budgets that its columns carry."""
+
+    metric: str
+    title: str
+    x_label: str
+
+
+@dataclass(frozen=True)
+class FlagRule:
+    """A flag that is raised when a metric's value lies beyond a threshold, with its meaning and its remedy."""
+
+    id: str
+    metric: str
+    above: float
+    text: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a check says about itself."""
+
+    id: str
+    title: str
+    """A claim that holds when the model does well."""
+    why: str
+    """Why it matters: a paragraph for the reader of the report."""
+    metrics: tuple[Metric, ...]
+    needs: frozenset[Capability] = frozenset()
+    curves: tuple[Curve, ...] = ()
+    flags: tuple[FlagRule, ...] = ()
+    references: tuple[str, ...] = ()
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The presets that run this check (`smoke`, `standard`, `full`), each with the options it sets there."""
+    version: int = 1
+    """Raised when the findings change for the same input."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of an exhibit.
+
+    kind `image`: uint8 (H, W, C). kind `difference`: float32 (H, W, C), attacked minus clean, in [-1, 1].
+    kind `heat`: float32 (H, W), not negative, any scale.
+    """
+
+    title: str
+    kind: Literal["image", "difference", "heat"]
+    array: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One sample for the gallery; the exhibits with the largest `score` (then smallest id) are kept."""
+
+    sample: str
+    caption: str
+    score: float
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found on N samples: data only, never markup.
+
+    Columns are (N,) arrays aligned with the samples: bool for shares, int or float for means. They are finite,
+    except that a float column may be NaN where the `among` column of its metric is false.
+    """
+
+    columns: Mapping[str, npt.NDArray[Any]]
+    exhibits: tuple[Exhibit, ...] = ()
+    forwards: npt.NDArray[np.int64] | None = None
+    """(N,) forward passes spent on each sample; None: the check did not count."""
+    backwards: npt.NDArray[np.int64] | None = None
+
+
+class Check(Protocol):
+    """A check: one frozen dataclass whose fields are its options, one `spec`, one method."""
+
+    spec: ClassVar[Spec]
+
+    def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
+        """Look at `samples` (images in [0, 1]) and return one row of findings a sample."""
+        ...

@@ -1,0 +1,126 @@
+"""The settings of an audit, the same for the command line, `auditkit.toml` and Python."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from auditkit.errors import UsageError, did_you_mean
+
+__all__ = ["Settings", "read_config", "settings_from"]
+
+
+def _size(value: object) -> object:
+    """Read 227 or 227x320 as height and width."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    if isinstance(value, str):
+        parts = value.lower().split("x")
+        if len(parts) in (1, 2) and all(part.strip().isdigit() for part in parts):
+            height, width = int(parts[0]), int(parts[-1])
+            return (height, width)
+        raise ValueError(f"a size is a number such as 227, or height x width such as 227x320, not {value!r}")
+    return value
+
+
+def _text(value: object) -> object:
+    """Take numbers and lists where the command line has `0.5,0.5,0.5`."""
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return ",".join(str(part) for part in value)
+    return value
+
+
+Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size)]
+Numbers = Annotated[str, BeforeValidator(_text)]
+
+
+class Settings(BaseModel):
+    """Everything that can be set for an audit, but for the model and the data themselves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Literal["smoke", "standard", "full"] = "standard"
+    checks: tuple[str, ...] = ()
+    options: dict[str, dict[str, Any]] = {}
+    """Options of checks, by check key."""
+    gates: tuple[str, ...] = ()
+    seed: int = 0
+
+    weights: Path | None = None
+    trust_pickle: bool = False
+    mean: Numbers | None = None
+    std: Numbers | None = None
+    input_range: Numbers = "1"
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    outputs: Literal["logits", "probabilities"] = "logits"
+
+    labels: Path | None = None
+    resize: Size | None = None
+    colour: Literal["auto", "rgb", "grey"] = "auto"
+    label_offset: int = 0
+    class_names: tuple[str, ...] | None = None
+    skip_bad: bool = False
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+    batch: Annotated[int, Field(ge=1)] = 128
+    shard: Annotated[int, Field(ge=1)] = 256
+    workers: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    time_limit: Annotated[float, Field(gt=0)] | None = None
+
+
+def settings_from(values: Mapping[str, Any]) -> Settings:
+    """Return validated settings.
+
+    Raises:
+        UsageError: a name is unknown, or a value does not fit.
+    """
+    for name in values:
+        if name not in Settings.model_fields:
+            raise UsageError(f"there is no setting {name!r}{did_you_mean(name, Settings.model_fields)}")
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where} = {first['input']!r}: {message[0].lower()}{message[1:]}") from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the settings of an `auditkit.toml`; `model` and `data` may stand in it too.
+
+    Raises:
+        UsageError: the file cannot be read, or a key in it is unknown.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+    known = (*Settings.model_fields, "model", "data", "out")
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{path}: there is no setting {name!r}{did_you_mean(name, known)}")
+    folder = path.parent
+    for name in ("model", "data", "weights", "labels", "out"):
+        if isinstance(values.get(name), str):
+            values[name] = _from_folder(folder, values[name])
+    return values
+
+
+def _from_folder(folder: Path, text: str) -> str:
+    """Read a path as relative to the configuration file; leave `module:factory` and absolute paths as they are."""
+    path, colon, name = text.partition(":")
+    if Path(text).is_absolute() or (colon and not path.endswith(".py")):
+        return text
+    return str(folder / path) + colon + name

@@ -1,0 +1,263 @@
+"""Continuous batching: rows of an attack's state move through a fixed batch, and none is computed in vain.
+
+A row leaves the batch when the search copy believes its image to be fooled, and the next job takes its place at once.
+Rows that left wait until a whole batch of them can be shown to the deployed model, whose word alone counts; a row that
+it does not confirm goes on searching where it stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from auditkit.models.base import Differentiable, Model
+from auditkit.queries import Queries
+from auditkit.rows import concatenate_rows, count_rows, take_rows
+from auditkit.samples import Samples
+from auditkit.streams import Streams
+from auditkit.threat import Norm, allowed
+
+__all__ = ["Drivable", "Job", "JobQueue", "Outcome", "drive"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One search: a sample, the budget to stay within, and which restart it is."""
+
+    sample: int
+    eps: float
+    restart: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended; `image` (C, H, W) and `logits` (K,) are the deployed model's word on the last point shown to it."""
+
+    job: Job
+    fooled: bool
+    image: Tensor
+    logits: Tensor
+    steps: int
+    forwards: int
+    backwards: int
+    overstepped: int
+    """Queries that fooled the search copy from outside the budget."""
+    refuted: int
+    """Points that fooled the search copy and not the deployed model."""
+
+
+class JobQueue(Protocol):
+    """Where jobs come from; an outcome may lead to further jobs."""
+
+    def next(self) -> Job | None:
+        """Return a job, None while there is none."""
+        ...
+
+    def report(self, outcome: Outcome) -> None:
+        """Take note of how a job ended."""
+        ...
+
+
+class Drivable(Protocol):
+    """What the driver needs of an attack."""
+
+    @property
+    def norm(self) -> Norm:
+        """How the budget is measured."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """How often a row is stepped before it is given up."""
+        ...
+
+    def start(self, images: Tensor, labels: Tensor, eps: Tensor, rng: Streams) -> Any:
+        """Return the rows' first state."""
+        ...
+
+    def step(self, model: Queries, state: Any) -> Any:
+        """Return the rows' next state."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The tensors of some running jobs, one row a job; `points` (N, C, H, W) is what to show to the deployed model."""
+
+    state: Any
+    clean: Tensor
+    labels: Tensor
+    eps: Tensor
+    points: Tensor
+
+
+@dataclass
+class _Ledger:
+    """The account of one job."""
+
+    job: Job
+    steps: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    overstepped: int = 0
+    refuted: int = 0
+    at_last_point: bool = False
+
+
+@dataclass(frozen=True)
+class _Group:
+    rows: _Rows
+    ledgers: list[_Ledger]
+
+    def __len__(self) -> int:
+        return len(self.ledgers)
+
+    def take(self, index: list[int]) -> _Group:
+        if len(index) == len(self.ledgers):
+            return self
+        at = torch.tensor(index, dtype=torch.int64, device=self.rows.labels.device)
+        return _Group(take_rows(self.rows, at), [self.ledgers[i] for i in index])
+
+
+def _join(groups: list[_Group]) -> _Group:
+    if len(groups) == 1:
+        return groups[0]
+    rows = concatenate_rows([group.rows for group in groups])
+    return _Group(rows, [ledger for group in groups for ledger in group.ledgers])
+
+
+def drive(
+    attack: Drivable,
+    queue: JobQueue,
+    samples: Samples,
+    model: Model,
+    search: Differentiable | None,
+    streams: Callable[[Sequence[Job]], Streams],
+    batch: int,
+    check_time: Callable[[], None] = lambda: None,
+) -> None:
+    """Run every job of `queue` and report its outcome.
+
+    `search` answers the attack's queries (None: the deployed model does), `model` gives the verdicts. What comes out
+    for a job does not depend on `batch`, on the order of the jobs, or on the other jobs.
+    """
+    _Drive(attack, queue, samples, model, search, streams, batch).run(check_time)
+
+
+@dataclass
+class _Drive:
+    attack: Drivable
+    queue: JobQueue
+    samples: Samples
+    model: Model
+    search: Differentiable | None
+    streams: Callable[[Sequence[Job]], Streams]
+    batch: int
+    running: list[_Group] = field(default_factory=list)
+    parked: list[_Group] = field(default_factory=list)
+
+    def run(self, check_time: Callable[[], None]) -> None:
+        while True:
+            check_time()
+            self._refill()
+            if self.running:
+                group = _join(self.running)
+                self.running = []
+                self._step(group)
+            waiting = sum(map(len, self.parked))
+            if waiting >= self.batch or (waiting and not self.running):
+                self._judge()
+            elif not self.running:
+                return
+
+    def _refill(self) -> None:
+        free = self.batch - sum(map(len, self.running))
+        jobs: list[Job] = []
+        while len(jobs) < free and (job := self.queue.next()) is not None:
+            jobs.append(job)
+        if jobs:
+            self.running.append(self._start(jobs))
+
+    def _start(self, jobs: list[Job]) -> _Group:
+        at = torch.tensor([job.sample for job in jobs], dtype=torch.int64, device=self.samples.labels.device)
+        clean, labels = self.samples.images.index_select(0, at), self.samples.labels.index_select(0, at)
+        eps = torch.tensor([job.eps for job in jobs], dtype=clean.dtype, device=clean.device)
+        state = self.attack.start(clean, labels, eps, self.streams(jobs))
+        self._check_rows("start", state, len(jobs))
+        return _Group(_Rows(state, clean, labels, eps, clean), [_Ledger(job) for job in jobs])
+
+    def _step(self, group: _Group) -> None:
+        rows = group.rows
+        queries = Queries(self.search, self.model, rows.clean, rows.labels, rows.eps, self.attack.norm)
+        state = self.attack.step(queries, rows.state)
+        self._check_rows("step", state, len(group))
+        for ledger, outside in zip(group.ledgers, queries.overstepped.tolist(), strict=True):
+            ledger.steps += 1
+            ledger.forwards += queries.forwards
+            ledger.backwards += queries.backwards
+            ledger.overstepped += outside
+        hit = queries.found.view(-1, 1, 1, 1)
+        points = torch.where(hit, queries.candidates, state.images)
+        self._retire(
+            _Group(_Rows(state, rows.clean, rows.labels, rows.eps, points), group.ledgers), queries.found
+        )
+
+    def _retire(self, group: _Group, found: Tensor) -> None:
+        leaving: list[int] = []
+        staying: list[int] = []
+        for row, (hit, ledger) in enumerate(zip(found.tolist(), group.ledgers, strict=True)):
+            spent = ledger.steps >= self.attack.steps
+            ledger.at_last_point = spent and not hit
+            (leaving if hit or spent else staying).append(row)
+        if leaving:
+            self.parked.append(group.take(leaving))
+        if staying:
+            self.running.append(group.take(staying))
+
+    def _judge(self) -> None:
+        """Ask the deployed model about all parked points; what it does not confirm goes on, if it still may."""
+        group = _join(self.parked)
+        self.parked = []
+        rows = group.rows
+        logits = self.model.logits(rows.points)
+        inside = allowed(self.attack.norm, rows.eps, rows.clean, rows.points)
+        fooled = logits.argmax(1) != rows.labels
+        again: list[int] = []
+        last: list[int] = []
+        for row, (wrong, legal) in enumerate(zip(fooled.tolist(), inside.tolist(), strict=True)):
+            ledger = group.ledgers[row]
+            ledger.forwards += 1
+            ledger.overstepped += wrong and not legal
+            if (wrong and legal) or ledger.at_last_point:
+                self.queue.report(_outcome(ledger, wrong and legal, rows.points[row], logits[row]))
+                continue
+            ledger.refuted += 1
+            ledger.at_last_point = ledger.steps >= self.attack.steps
+            (last if ledger.at_last_point else again).append(row)
+        if again:
+            self.running.append(group.take(again))
+        if last:
+            spent = group.take(last)
+            self.parked.append(replace(spent, rows=replace(spent.rows, points=spent.rows.state.images)))
+
+    def _check_rows(self, method: str, state: object, rows: int) -> None:
+        if count_rows(state) != rows:
+            raise TypeError(f"{method} was given {rows} rows and returned a state of {count_rows(state)}")
+
+
+def _outcome(ledger: _Ledger, fooled: bool, image: Tensor, logits: Tensor) -> Outcome:
+    return Outcome(
+        job=ledger.job,
+        fooled=fooled,
+        image=image,
+        logits=logits,
+        steps=ledger.steps,
+        forwards=ledger.forwards,
+        backwards=ledger.backwards,
+        overstepped=ledger.overstepped,
+        refuted=ledger.refuted,
+    )

@@ -1,0 +1,149 @@
+"""Holds findings to the contract, and reduces columns to metrics, curves and flags: no plugin does statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from auditkit.budgets import parse_budget
+from auditkit.check import Exhibit, Findings, Metric, Spec
+from auditkit.errors import ExecutionError
+from auditkit.result import CurveRecord, FlagRecord, PointRecord
+from auditkit.stats import Estimate, mean, proportion
+
+__all__ = ["check_columns", "curves", "flags", "join_columns", "metrics", "top_exhibits"]
+
+Columns = Mapping[str, npt.NDArray[Any]]
+
+
+def check_columns(spec: Spec, findings: Findings, n: int) -> None:
+    """Hold the findings of one shard to the contract.
+
+    Raises:
+        ExecutionError: a column is missing, has another length or type, or holds numbers that are not finite.
+    """
+    for name, column in findings.columns.items():
+        if not isinstance(column, np.ndarray) or column.shape != (n,):
+            got = getattr(column, "shape", type(column).__name__)
+            raise ExecutionError(
+                f"{spec.id} returned column {name} of shape {got}; wanted ({n},), a value a sample"
+            )
+        if column.dtype.kind not in "biuf":
+            raise ExecutionError(
+                f"{spec.id} returned column {name} of type {column.dtype}; wanted bool, int or float"
+            )
+    for metric in spec.metrics:
+        named = _columns_of(metric, findings.columns)
+        if not named:
+            raise ExecutionError(
+                f"{spec.id} returned no column {metric.column}, which its metric {metric.name} needs"
+            )
+        for suffix, column in named:
+            _check_values(spec, metric, suffix, column, findings.columns)
+
+
+def _check_values(
+    spec: Spec, metric: Metric, suffix: str, column: npt.NDArray[Any], columns: Columns
+) -> None:
+    if metric.kind == "proportion" and column.dtype.kind != "b":
+        raise ExecutionError(
+            f"{spec.id} returned column {metric.column}{suffix} of {column.dtype}; a share needs bool"
+        )
+    among = _among(metric, suffix, columns)
+    if among is None and metric.among is not None:
+        raise ExecutionError(
+            f"{spec.id} returned no column {metric.among}, which its metric {metric.name} needs"
+        )
+    counted = column[among] if among is not None else column
+    if not np.isfinite(counted).all():
+        raise ExecutionError(f"{spec.id} returned NaN or infinity in column {metric.column}{suffix}")
+
+
+def _columns_of(metric: Metric, columns: Columns) -> list[tuple[str, npt.NDArray[Any]]]:
+    """Return (suffix, column) for the plain column and for every one with a budget."""
+    found = [("", columns[metric.column])] if metric.column in columns else []
+    prefix = metric.column + "@"
+    return found + [
+        (name[len(metric.column) :], columns[name]) for name in columns if name.startswith(prefix)
+    ]
+
+
+def _among(metric: Metric, suffix: str, columns: Columns) -> npt.NDArray[np.bool_] | None:
+    if metric.among is None:
+        return None
+    among = columns.get(metric.among + suffix, columns.get(metric.among))
+    return None if among is None else among.astype(bool)
+
+
+def join_columns(parts: Sequence[Columns]) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of all shards, in order."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def metrics(spec: Spec, columns: Columns) -> tuple[dict[str, Estimate], dict[str, str]]:
+    """Return the estimates and their titles, by name; a metric that no sample counts for is left out.
+
+    The plain name of a metric whose columns all carry a budget stands for the largest budget.
+    """
+    estimates: dict[str, Estimate] = {}
+    titles: dict[str, str] = {}
+    for metric in spec.metrics:
+        named = _columns_of(metric, columns)
+        if all(suffix for suffix, _ in named):
+            largest = max(named, key=lambda item: parse_budget(item[0][1:]))
+            named = [("", largest[1]), *named]
+        for suffix, column in named:
+            among = _among(metric, suffix, columns)
+            counted = column[among] if among is not None else column
+            if counted.size:
+                estimates[metric.name + suffix] = _estimate(metric, counted)
+                titles[metric.name + suffix] = metric.title
+    return estimates, titles
+
+
+def _estimate(metric: Metric, values: npt.NDArray[Any]) -> Estimate:
+    if metric.kind == "proportion":
+        return proportion(int(values.sum()), int(values.size))
+    return mean(values)
+
+
+def curves(spec: Spec, estimates: Mapping[str, Estimate]) -> tuple[CurveRecord, ...]:
+    """Return the curves that the spec asks for, over all budgets that were measured; zero is the clean accuracy."""
+    records = []
+    for curve in spec.curves:
+        prefix = curve.metric + "@"
+        points = [
+            PointRecord(x=parse_budget(name[len(prefix) :]), label=name[len(prefix) :], estimate=estimate)
+            for name, estimate in estimates.items()
+            if name.startswith(prefix)
+        ]
+        if "clean_accuracy" in estimates:
+            points.append(PointRecord(x=0.0, label="0", estimate=estimates["clean_accuracy"]))
+        points.sort(key=lambda point: point.x)
+        records.append(
+            CurveRecord(
+                metric=curve.metric,
+                title=curve.title,
+                x_label=curve.x_label,
+                y_label=curve.metric.replace("_", " "),
+                points=tuple(points),
+            )
+        )
+    return tuple(records)
+
+
+def flags(spec: Spec, key: str, estimates: Mapping[str, Estimate]) -> tuple[FlagRecord, ...]:
+    """Return the flags whose rule is met."""
+    return tuple(
+        FlagRecord(id=rule.id, check=key, text=rule.text, remedy=rule.remedy)
+        for rule in spec.flags
+        if rule.metric in estimates and estimates[rule.metric].value > rule.above
+    )
+
+
+def top_exhibits(exhibits: Iterable[Exhibit], count: int) -> list[Exhibit]:
+    """Return the exhibits with the largest score, ties by sample id: the same whatever the shards."""
+    return sorted(exhibits, key=lambda exhibit: (-exhibit.score, exhibit.sample))[:count]

@@ -1,0 +1,156 @@
+"""One interface over every model file: verdicts from the model as deployed, gradients where they can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from auditkit.errors import ExecutionError
+from auditkit.models.preprocess import Preprocessed
+
+__all__ = ["Batching", "Capability", "Differentiable", "Model", "ModelInfo"]
+
+
+class Capability(Enum):
+    """What a model can be asked for beyond its scores; claimed only after it was tried on an image."""
+
+    GRADIENTS = "gradients"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model file is."""
+
+    name: str
+    format: str
+    digest: str
+    classes: int
+    input_shape: tuple[int | None, int | None, int | None]
+    """Channels, height, width; None where the network takes any."""
+    provider: str
+    """What computes the verdicts: torch, or the onnxruntime execution provider really used."""
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Which batch sizes keep a row's result independent of the other rows.
+
+    Kernels for one or two rows often round differently from those for many, so smaller batches are filled up with
+    copies of their first row. `fixed` is for backends where even that is not enough, or that take one size only.
+    """
+
+    minimum: int = 8
+    fixed: int | None = None
+
+    def padded(self, rows: int) -> int:
+        """Return the number of rows to really compute for a batch of `rows`."""
+        return self.fixed if self.fixed is not None else max(rows, self.minimum)
+
+    def chunk(self, batch: int) -> int:
+        """Return the largest number of rows to compute at once when `batch` was asked for."""
+        return self.fixed if self.fixed is not None else batch
+
+
+def _fill(tensor: Tensor, rows: int) -> Tensor:
+    missing = rows - len(tensor)
+    return tensor if missing <= 0 else torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])])
+
+
+@dataclass(frozen=True)
+class Differentiable:
+    """A frozen torch copy of the model that gives logits and gradients with respect to the images."""
+
+    network: Preprocessed
+    description: str
+    dtype: torch.dtype = torch.float32
+    memory_format: torch.memory_format = torch.contiguous_format
+    batching: Batching = field(default_factory=Batching)
+    batch: int = 128
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return float32 (N, K) for images (N, C, H, W) in [0, 1]."""
+        with torch.no_grad():
+            parts = [
+                self._forward(_fill(part, self.batching.padded(len(part))))[: len(part)]
+                for part in images.split(self.batching.chunk(self.batch))
+            ]
+        return torch.cat(parts)
+
+    def gradient(
+        self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (N, K) and the gradient (N, C, H, W) of each image's own loss.
+
+        `loss(logits, *aligned)` returns (N,); the tensors `aligned` have one row an image (labels, say).
+        """
+        size = self.batching.chunk(self.batch)
+        parts = [
+            self._gradient(images[at : at + size], loss, *(tensor[at : at + size] for tensor in aligned))
+            for at in range(0, len(images), size)
+        ]
+        return torch.cat([logits for logits, _ in parts]), torch.cat([gradient for _, gradient in parts])
+
+    def _gradient(
+        self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        rows, computed = len(images), self.batching.padded(len(images))
+        with torch.enable_grad():
+            leaf = _fill(images.detach(), computed).requires_grad_(True)
+            logits = self._forward(leaf)
+            losses = loss(logits, *(_fill(tensor, computed) for tensor in aligned))
+            # The rows that only fill the batch get no weight, and a sum (not a mean) keeps rows independent.
+            (gradient,) = torch.autograd.grad(losses[:rows].sum(), leaf)
+        return logits.detach()[:rows], gradient[:rows]
+
+    def _forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images.to(dtype=self.dtype, memory_format=self.memory_format))
+        return logits.float()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained classifier: what is deployed gives the verdicts; `exact` differentiates it in float32."""
+
+    info: ModelInfo
+    deployed: Callable[[Tensor], Tensor]
+    """Images (N, C, H, W) in [0, 1] to scores (N, K), in the model's own precision, without gradients."""
+    device: torch.device
+    exact: Differentiable | None
+    no_gradients: str | None
+    """Why there is no `exact`."""
+    gradient_source: str
+    batching: Batching = field(default_factory=Batching)
+    batch: int = 128
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the model was seen to be able to do."""
+        return frozenset({Capability.GRADIENTS} if self.exact is not None else ())
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the verdict's scores, float32 (N, K), for images (N, C, H, W) in [0, 1].
+
+        Raises:
+            ExecutionError: the model did not return one row of scores an image, or returned none that are finite.
+        """
+        parts: list[Tensor] = []
+        with torch.no_grad():
+            for part in images.split(self.batching.chunk(self.batch)):
+                filled = _fill(part, self.batching.padded(len(part)))
+                scores = self.deployed(filled)
+                if scores.dim() != 2 or len(scores) != len(filled):
+                    raise ExecutionError(
+                        f"{self.info.name}: a classifier returns (images, classes) scores; "
+                        f"got {tuple(scores.shape)} for {len(filled)} images"
+                    )
+                parts.append(scores[: len(part)].float())
+        logits = torch.cat(parts) if parts else torch.empty(0, self.info.classes, device=self.device)
+        if logits.isnan().any():
+            raise ExecutionError(f"{self.info.name}: the model returned NaN scores for images in [0, 1]")
+        return logits

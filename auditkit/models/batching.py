@@ -1,0 +1,40 @@
+"""Finds out which batch sizes keep a row's result independent of the rows beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from auditkit.models.base import Batching
+
+__all__ = ["find_batching"]
+
+_ROWS = 24
+_MINIMUM = 8
+_FIXED = 32
+# Small images are also tried in a full batch; for large ones that would cost seconds.
+_SMALL_IMAGE = 3 * 64 * 64
+
+
+def find_batching(compute: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> Batching:
+    """Return how to batch `compute` (rows to rows) so that a row's bits do not depend on its neighbours.
+
+    `images` (N, C, H, W) are repeated as needed. Whatever `compute` raises for a batch of more than one row is taken
+    to mean that it wants one row at a time.
+    """
+    rows = _repeat(images, batch if images[0].numel() <= _SMALL_IMAGE and batch > _ROWS else _ROWS)
+    try:
+        together = compute(rows)
+        few = compute(rows[-_MINIMUM:])
+    except Exception:
+        return Batching(minimum=1, fixed=1)
+    other_order = compute(rows.flip(0)).flip(0)
+    if torch.equal(together[-_MINIMUM:], few) and torch.equal(together, other_order):
+        return Batching(minimum=_MINIMUM)
+    return Batching(fixed=_FIXED)
+
+
+def _repeat(images: Tensor, rows: int) -> Tensor:
+    return images[torch.arange(rows, device=images.device) % len(images)]

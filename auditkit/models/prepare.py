@@ -1,0 +1,151 @@
+"""The search copy: the same network, made cheap to differentiate; verdicts never come from it."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.optimization import fuse
+from torch.nn import functional
+
+from auditkit.models.base import Batching, Differentiable, Model
+from auditkit.models.batching import find_batching
+from auditkit.models.preprocess import Preprocessed
+
+__all__ = ["Precision", "search_copy"]
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+_TRIAL_ROWS = 32
+_FIRST_ROWS = 8
+_ROUNDS = 3
+# A half-precision copy is kept only where it is faster by more than timings scatter, so that the choice is stable.
+_WORTHWHILE = 1.3
+_LABEL_AGREEMENT = 0.9
+_COSINE = 0.8
+
+
+def search_copy(model: Model, images: Tensor, precision: Precision = "auto") -> Differentiable | None:
+    """Return the copy to search with, chosen by a short trial on `images` (N, C, H, W); None without gradients.
+
+    Batch norm is folded into the convolutions and channels come last wherever the copy still agrees with the model.
+    Half precision is taken where it is clearly faster on this machine and its labels and gradients agree.
+    """
+    if model.exact is None:
+        return None
+    images = images[:_TRIAL_ROWS].to(model.device)
+    best = _folded(model.exact, images)
+    for dtype in _half_precisions(precision, model.device):
+        half = _in_half(best, dtype)
+        if half is None or not _agrees(model.exact, half, images[:_FIRST_ROWS]):
+            continue
+        if precision != "auto" or (_is_faster(best, half, images) and _agrees(model.exact, half, images)):
+            best = half
+            break
+    compute = replace(best, batching=Batching(minimum=1))
+    batching = model.exact.batching
+    if batching.fixed != 1:
+        batching = find_batching(lambda rows: compute.gradient(rows, _top_score)[1], images, best.batch)
+    return replace(best, batching=batching)
+
+
+def _top_score(logits: Tensor) -> Tensor:
+    return logits.amax(1)
+
+
+def _half_precisions(precision: Precision, device: torch.device) -> tuple[torch.dtype, ...]:
+    match precision:
+        case "float32":
+            return ()
+        case "bfloat16":
+            return (torch.bfloat16,)
+        case "float16":
+            return (torch.float16,)
+        case _:
+            return (torch.bfloat16, torch.float16) if device.type == "cuda" else (torch.bfloat16,)
+
+
+def _copied(network: Preprocessed) -> Preprocessed:
+    # Without gradients, for TorchScript's copies would otherwise remember what they were copied from.
+    with torch.no_grad():
+        return copy.deepcopy(network)
+
+
+def _folded(exact: Differentiable, images: Tensor) -> Differentiable:
+    best = exact
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            folded = _copied(exact.network)
+            folded.network = fuse(folded.network).requires_grad_(False)
+        candidate = replace(exact, network=folded, description="float32, batch norm folded")
+        if _agrees(exact, candidate, images):
+            best = candidate
+    except Exception:
+        best = exact
+    try:
+        last = _copied(best.network)
+        candidate = replace(
+            best,
+            network=last.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+            memory_format=torch.channels_last,
+            description=best.description + ", channels last",
+        )
+        if _agrees(exact, candidate, images):
+            best = candidate
+    except Exception:
+        return best
+    return best
+
+
+def _in_half(base: Differentiable, dtype: torch.dtype) -> Differentiable | None:
+    name = str(dtype).removeprefix("torch.")
+    try:
+        network = _copied(base.network).to(dtype)
+    except Exception:
+        return None
+    return replace(base, network=network, dtype=dtype, description=base.description.replace("float32", name))
+
+
+def _agrees(exact: Differentiable, copy_: Differentiable, images: Tensor) -> bool:
+    """Tell whether labels and gradient directions of the copy are close enough to search with."""
+    try:
+        logits, gradient = exact.gradient(images, _top_score)
+        other_logits, other_gradient = copy_.gradient(images, _top_score)
+    except Exception:
+        return False
+    if not (other_logits.isfinite().all() and other_gradient.isfinite().all()):
+        return False
+    labels = (logits.argmax(1) == other_logits.argmax(1)).float().mean()
+    cosine = functional.cosine_similarity(gradient.flatten(1), other_gradient.flatten(1)).median()
+    return bool(labels >= _LABEL_AGREEMENT) and bool(cosine >= _COSINE)
+
+
+def _is_faster(base: Differentiable, candidate: Differentiable, images: Tensor) -> bool:
+    # Without hardware for it, half precision can be a hundred times slower: a few rows show that cheaply.
+    few = images[:_FIRST_ROWS]
+    if _seconds(candidate, few, 1) > 3 * _seconds(base, few, 1):
+        return False
+    return _seconds(candidate, images, _ROUNDS) * _WORTHWHILE < _seconds(base, images, _ROUNDS)
+
+
+def _seconds(differentiable: Differentiable, images: Tensor, rounds: int) -> float:
+    """Return the least time of one forward and backward pass over `images`."""
+    least = float("inf")
+    for _ in range(rounds):
+        _wait(images.device)
+        begin = time.perf_counter()
+        differentiable.gradient(images, _top_score)
+        _wait(images.device)
+        least = min(least, time.perf_counter() - begin)
+    return least
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

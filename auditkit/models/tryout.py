@@ -1,0 +1,166 @@
+"""Tries a loaded model on real images: what it returns, in which batches, and whether its gradients can be trusted."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from auditkit.errors import AuditError, ExecutionError
+from auditkit.models.base import Batching, Differentiable, Model, ModelInfo
+from auditkit.models.batching import find_batching
+from auditkit.models.loaded import Loaded
+from auditkit.models.preprocess import Preprocessed, Preprocessing
+
+__all__ = ["try_out"]
+
+
+def try_out(loaded: Loaded, steps: Preprocessing, images: Tensor, device: torch.device, batch: int) -> Model:
+    """Return the model that the audit works with, after it ran on `images` (N, C, H, W) in [0, 1].
+
+    Raises:
+        ExecutionError: the model does not take these images, or does not return scores.
+    """
+    images = images.to(device)
+    _check_input(loaded, steps, images)
+
+    def deployed(batch_of_images: Tensor) -> Tensor:
+        return steps.logits(loaded.run(steps.inputs(batch_of_images)))
+
+    batching = _deployed_batching(loaded, deployed, images, batch)
+    info = ModelInfo(
+        name=loaded.name,
+        format=loaded.format,
+        digest=loaded.digest,
+        classes=0,
+        input_shape=_input_shape(loaded, steps),
+        provider=loaded.provider,
+        preprocessing=steps.describe(),
+    )
+    model = Model(info, deployed, device, None, loaded.no_network, "none", batching, batch)
+    logits = _first_logits(model, images)
+    model = replace(model, info=replace(info, classes=logits.shape[1]))
+    return _with_gradients(model, loaded, steps, images)
+
+
+def _check_input(loaded: Loaded, steps: Preprocessing, images: Tensor) -> None:
+    wanted = _input_shape(loaded, steps)
+    got = tuple(images.shape[1:])
+    for axis, remedy in enumerate(("--colour rgb or --colour grey", "--resize", "--resize")):
+        size = wanted[axis]
+        if size is None or size == got[axis]:
+            continue
+        hint = f"; add --resize {wanted[1]}x{wanted[2]}" if axis else f"; try {remedy}"
+        stated = loaded.input_shape or ()
+        if axis == 0 and steps.layout == "nchw" and stated[-1:] == (got[0],):
+            hint = "; the network takes channels last: add --layout nhwc"
+        raise ExecutionError(
+            f"{loaded.name} takes images of {_size(wanted)} (channels x height x width), "
+            f"the samples have {_size(got)}{hint}"
+        )
+
+
+def _input_shape(loaded: Loaded, steps: Preprocessing) -> tuple[int | None, int | None, int | None]:
+    if loaded.input_shape is None or len(loaded.input_shape) != 3:
+        return None, None, None
+    first, second, third = loaded.input_shape
+    return (third, first, second) if steps.layout == "nhwc" else (first, second, third)
+
+
+def _size(shape: tuple[int | None, ...]) -> str:
+    return "x".join("any" if size is None else str(size) for size in shape)
+
+
+def _deployed_batching(loaded: Loaded, deployed: nn.Module | object, images: Tensor, batch: int) -> Batching:
+    if loaded.fixed_batch is not None:
+        return Batching(minimum=loaded.fixed_batch, fixed=loaded.fixed_batch)
+    with torch.no_grad():
+        return find_batching(deployed, images, batch)  # type: ignore[arg-type]
+
+
+def _first_logits(model: Model, images: Tensor) -> Tensor:
+    try:
+        return model.logits(images)
+    except AuditError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else type(error).__name__
+        raise ExecutionError(
+            f"{model.info.name} does not run on images of {_size(tuple(images.shape[1:]))} "
+            f"(channels x height x width): {reason[:300]}; see --resize, --colour, --layout and --input-range"
+        ) from error
+
+
+def _with_gradients(model: Model, loaded: Loaded, steps: Preprocessing, images: Tensor) -> Model:
+    network, reason = loaded.network, loaded.no_network
+    if network is None:
+        return replace(model, no_gradients=reason)
+    if loaded.before_softmax is not None and steps.outputs == "probabilities":
+        prepared = Preprocessed(
+            nn.Sequential(loaded.before_softmax, nn.LogSoftmax(1)), replace(steps, outputs="logits")
+        )
+    else:
+        prepared = Preprocessed(network, steps)
+    prepared = _frozen_copy(prepared).to(model.device)
+    exact = Differentiable(prepared, "float32", batching=model.batching, batch=model.batch)
+    reason = _gradient_fault(exact, images[:8]) or _disagreement(loaded, prepared, model, images)
+    if reason is not None:
+        return replace(model, no_gradients=reason)
+    exact = replace(exact, batching=_gradient_batching(exact, images))
+    source = "the model itself"
+    if loaded.is_twin:
+        source = "a torch twin of the ONNX graph, seen to agree with onnxruntime on the samples"
+        source += " (straight-through gradients)" if loaded.quantised else ""
+    return replace(model, exact=exact, no_gradients=None, gradient_source=source)
+
+
+def _frozen_copy(network: Preprocessed) -> Preprocessed:
+    try:
+        # Without gradients, for TorchScript's copies would otherwise remember what they were copied from.
+        with torch.no_grad():
+            frozen = copy.deepcopy(network)
+    except Exception:
+        # A network that cannot be copied is only read: it stays in the mode and with the flags that it has.
+        return network
+    return frozen.requires_grad_(False)
+
+
+def _top_score(logits: Tensor) -> Tensor:
+    return logits.amax(1)
+
+
+def _gradient_fault(exact: Differentiable, images: Tensor) -> str | None:
+    try:
+        _, gradient = exact.gradient(images, _top_score)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"no gradient reaches the image ({(lines or [type(error).__name__])[0][:200]})"
+    return None if bool(gradient.isfinite().all()) else "the gradient at the first images is not finite"
+
+
+def _gradient_batching(exact: Differentiable, images: Tensor) -> Batching:
+    if exact.batching.fixed == 1:
+        return exact.batching
+    free = replace(exact, batching=Batching(minimum=1))
+    return find_batching(lambda rows: free.gradient(rows, _top_score)[1], images, exact.batch)
+
+
+def _disagreement(loaded: Loaded, twin: nn.Module, model: Model, images: Tensor) -> str | None:
+    """Return why the differentiable network may not speak for the deployed one, None where it may."""
+    if not loaded.is_twin:
+        return None
+    from auditkit.models.twin import TwinError, compare
+
+    try:
+        agreement = compare(twin, model.logits, images)
+    except TwinError as error:
+        return f"the torch twin fails on the samples ({error})"
+    if agreement.trustworthy:
+        return None
+    return (
+        f"the torch twin does not agree with onnxruntime: labels agree on {agreement.label_agreement:.1%} of "
+        f"{agreement.n} images, scores differ by up to {agreement.largest_difference:.2g} of their scale"
+    )

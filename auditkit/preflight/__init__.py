@@ -1,0 +1,9 @@
+"""Detects usual mistakes in putting a model and images together, and names the option that remedies each."""
+
+from __future__ import annotations
+
+from auditkit.preflight.diagnosis import Diagnosis, Remedy
+from auditkit.preflight.failure import explain_failure
+from auditkit.preflight.run import diagnose, preflight
+
+__all__ = ["Diagnosis", "Remedy", "diagnose", "explain_failure", "preflight"]

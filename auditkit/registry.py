@@ -1,0 +1,83 @@
+"""Finds plugins through entry points: listing imports nothing, and a broken plugin spoils only itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from auditkit.errors import ExecutionError, UsageError, did_you_mean
+
+__all__ = ["CHECKS", "Entry", "entries", "find", "load_check"]
+
+CHECKS = "auditkit.checks"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A plugin as its distribution announces it."""
+
+    id: str
+    distribution: str
+    """Name and version of the installed package."""
+    point: EntryPoint
+
+
+def entries(group: str = CHECKS) -> tuple[Entry, ...]:
+    """Return all plugins of a group, sorted by id, without importing any."""
+    found = [Entry(point.name, _distribution(point), point) for point in entry_points(group=group)]
+    return tuple(sorted(found, key=lambda entry: (entry.id, entry.distribution)))
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown"
+
+
+def find(check_id: str) -> Entry:
+    """Return the plugin with this id.
+
+    Raises:
+        UsageError: there is none, or several distributions claim the id.
+    """
+    known = entries()
+    same = [entry for entry in known if entry.id == check_id]
+    if not same:
+        raise UsageError(
+            f"there is no check {check_id!r}{did_you_mean(check_id, [entry.id for entry in known])}"
+        )
+    claims = Counter(entry.distribution for entry in same)
+    if len(claims) > 1:
+        raise UsageError(
+            f"check {check_id} is claimed by {' and '.join(sorted(claims))}; uninstall all but one"
+        )
+    return same[0]
+
+
+def load_check(entry: Entry) -> type[Any]:
+    """Import a plugin's check class.
+
+    Raises:
+        ExecutionError: importing it fails, or it is not a check with the id it is announced under.
+    """
+    try:
+        loaded = entry.point.load()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        lines = str(error).strip().splitlines()
+        raise ExecutionError(
+            f"check {entry.id} of {entry.distribution} cannot be imported: "
+            f"{type(error).__name__}: {lines[0] if lines else ''}"
+        ) from error
+    spec = getattr(loaded, "spec", None)
+    if (
+        not isinstance(loaded, type)
+        or getattr(spec, "id", None) != entry.id
+        or not callable(getattr(loaded, "run", None))
+    ):
+        raise ExecutionError(
+            f"check {entry.id} of {entry.distribution} is not a check: wanted a dataclass with a method run and a "
+            f"spec whose id is {entry.id!r}, got {loaded!r}"
+        )
+    return loaded

@@ -1,0 +1,134 @@
+"""The result as Markdown for a CI job's summary or a comment: outcome first, well below 60 kB."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from auditkit.report.text import (
+    VERDICT_WORDS,
+    clean,
+    estimate_text,
+    metric_title,
+    ordered,
+    plural,
+    requirement_text,
+    split_metric,
+    verdict_sentence,
+)
+from auditkit.result import CheckRecord, FlagRecord, GateRecord, Result, Verdict
+
+__all__ = ["markdown_summary"]
+
+_SECTION_BYTES = 12_000
+_CELL_CHARACTERS = 400
+_MARKUP = re.compile(r"([\\`*_{}\[\]|~#$])")
+_SIGNS = {
+    Verdict.FAIL: "❌",
+    Verdict.MISSING: "⭕",
+    Verdict.INCONCLUSIVE: "❔",
+    Verdict.PASS: "✅",
+    Verdict.NONE: "▫️",
+}
+
+
+def markdown_summary(result: Result) -> str:
+    """Return the result as GitHub-flavoured Markdown, headings from h3; no text in it acts as markup."""
+    sections = [
+        [f"### {_prose(verdict_sentence(result))}", "", _subject(result)],
+        *([[f"> {_prose(result.disclaimer)}"]] if result.disclaimer else []),
+        list(_requirements(result)),
+        list(_flags(result.flags)),
+        list(_checks(result.checks)),
+        list(_untested(result.checks)),
+    ]
+    return "\n\n".join("\n".join(_fitted(lines)) for lines in sections if lines) + "\n"
+
+
+def _subject(result: Result) -> str:
+    model, samples = result.model, result.samples
+    seed = result.settings.get("seed", "not recorded")
+    return (
+        f"{_code(model.name)} ({_prose(model.format)}, sha256 {_code(model.digest[:12])}) on "
+        f"{plural(samples.n, 'image')} of {_code(samples.source)}, seed {_code(str(seed))}. "
+        "Intervals cover sampling error only; robust accuracy is an upper bound: "
+        "a stronger attack can only lower it."
+    )
+
+
+def _requirements(result: Result) -> Iterator[str]:
+    if result.gates:
+        yield from ("| | Requirement | Found | Required |", "|---|---|---|---|")
+        for gate in ordered(result.gates):
+            yield _row(_verdict(gate.verdict), *_requirement(result, gate))
+
+
+def _requirement(result: Result, gate: GateRecord) -> tuple[str, str, str]:
+    key, metric = split_metric(gate.metric)
+    title = f"{_prose(metric_title(result.check(key), metric))} {_code(gate.metric)}"
+    found = estimate_text(gate.estimate) if gate.estimate is not None else gate.text
+    return title, _prose(found), _prose(requirement_text(gate))
+
+
+def _flags(flags: Sequence[FlagRecord]) -> Iterator[str]:
+    if flags:
+        yield from ("#### Read with care", "")
+        for flag in flags:
+            yield f"- {_code(flag.check)} {_prose(flag.text)} *{_prose(flag.remedy)}*"
+
+
+def _checks(checks: Sequence[CheckRecord]) -> Iterator[str]:
+    done = [check for check in checks if check.status == "done"]
+    if done:
+        yield from ("#### Checks", "", "| Check | Metric | Found | Images |", "|---|---|---|---|")
+        for check in done:
+            for metric, estimate in check.metrics.items():
+                title = f"{_prose(metric_title(check, metric))} {_code(metric)}"
+                yield _row(_code(check.key), title, _prose(estimate_text(estimate)), str(estimate.n))
+
+
+def _untested(checks: Sequence[CheckRecord]) -> Iterator[str]:
+    left = [check for check in checks if check.status != "done"]
+    if left:
+        yield from ("#### What was not tested", "")
+        for check in left:
+            yield f"- {_code(check.key)} {check.status}: {_prose(check.reason or 'no reason was recorded')}"
+
+
+def _verdict(verdict: Verdict) -> str:
+    return f"{_SIGNS[verdict]} {VERDICT_WORDS[verdict]}"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _fitted(lines: Sequence[str]) -> Iterator[str]:
+    """Yield lines up to the budget of a section, then how many did not fit."""
+    left = _SECTION_BYTES
+    for number, line in enumerate(lines):
+        left -= len(line.encode()) + 1
+        if left < 0:
+            yield from ("", f"... and {len(lines) - number} more in the full report.")
+            return
+        yield line
+
+
+def _prose(text: str) -> str:
+    """Escape Markdown, HTML, mentions and bare addresses."""
+    text = _line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _MARKUP.sub(r"\\\1", text)
+    return text.replace("://", "\\://").replace("www.", "www\\.").replace("@", "@\u200b")
+
+
+def _code(text: str) -> str:
+    """Put text in a code span, where only backticks (and, in a table, bars) could end it."""
+    text = _line(text) or " "
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|")
+
+
+def _line(text: str) -> str:
+    text = " ".join(clean(text).split())
+    return text if len(text) <= _CELL_CHARACTERS else text[: _CELL_CHARACTERS - 1] + "…"

@@ -1,0 +1,167 @@
+"""The wording that every output shares: verdicts, numbers, order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from auditkit.result import CheckRecord, GateRecord, Result, Verdict
+from auditkit.stats import Estimate
+
+__all__ = [
+    "VERDICT_WORDS",
+    "Headline",
+    "clean",
+    "estimate_text",
+    "headline",
+    "interval_text",
+    "is_share",
+    "metric_title",
+    "ordered",
+    "percent",
+    "plural",
+    "requirement_text",
+    "split_metric",
+    "value_text",
+    "verdict_sentence",
+]
+
+VERDICT_WORDS = {
+    Verdict.FAIL: "Fail",
+    Verdict.MISSING: "No evidence",
+    Verdict.INCONCLUSIVE: "Inconclusive",
+    Verdict.PASS: "Pass",
+    Verdict.NONE: "Not gated",
+}
+
+_ORDER = (Verdict.FAIL, Verdict.MISSING, Verdict.INCONCLUSIVE, Verdict.PASS, Verdict.NONE)
+
+# What XML 1.0 cannot hold, and the controls that reorder the text around them.
+_UNPRINTABLE = re.compile(
+    "[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]"
+)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The outcome of an audit: a word in capitals, the verdict whose colour it bears, and a sentence."""
+
+    word: str
+    verdict: Verdict
+    sentence: str
+
+
+def verdict_sentence(result: Result) -> str:
+    """Return the outcome in one line, such as `FAIL: 2 of 9 requirements are not met`."""
+    outcome = headline(result)
+    return f"{outcome.word}: {outcome.sentence}"
+
+
+def headline(result: Result) -> Headline:
+    """Return the outcome, in the order of precedence that the exit codes have."""
+    broken = sum(check.status == "failed" for check in result.checks)
+    crashed = f"{plural(broken, 'check')} failed to run" if broken else ""
+    if not any(check.status == "done" for check in result.checks):
+        return Headline("NOTHING EVALUATED", Verdict.MISSING, crashed or "no check was run to its end")
+    if result.verdict is Verdict.FAIL:
+        return Headline("FAIL", Verdict.FAIL, _not_met(result, crashed))
+    if result.verdict is Verdict.MISSING:
+        missing = _share_of_gates(result, Verdict.MISSING, "has no evidence", "have no evidence")
+        return Headline("INCOMPLETE", Verdict.MISSING, _with(missing, crashed))
+    if broken:
+        return Headline("INCOMPLETE", Verdict.MISSING, f"{_undisputed(result)}, but {crashed}")
+    word = {Verdict.NONE: "NOT GATED"}.get(result.verdict, result.verdict.value.upper())
+    return Headline(word, result.verdict, _undisputed(result))
+
+
+def _undisputed(result: Result) -> str:
+    if result.verdict is Verdict.NONE:
+        return "no requirements were set"
+    if result.verdict is Verdict.INCONCLUSIVE:
+        return _share_of_gates(result, Verdict.INCONCLUSIVE, "is undecided", "are undecided")
+    n = len(result.gates)
+    return "the requirement is met" if n == 1 else f"all {n} requirements are met"
+
+
+def _not_met(result: Result, crashed: str) -> str:
+    missed = _share_of_gates(result, Verdict.FAIL, "is not met", "are not met")
+    others = [
+        f"{count} {text}"
+        for verdict, text in ((Verdict.MISSING, "without evidence"), (Verdict.INCONCLUSIVE, "undecided"))
+        if (count := sum(gate.verdict is verdict for gate in result.gates))
+    ]
+    return _with(missed, ", ".join(filter(None, (*others, crashed))))
+
+
+def _share_of_gates(result: Result, verdict: Verdict, singular: str, several: str) -> str:
+    count = sum(gate.verdict is verdict for gate in result.gates)
+    return f"{count} of {plural(len(result.gates), 'requirement')} {singular if count == 1 else several}"
+
+
+def _with(text: str, addition: str) -> str:
+    return f"{text} ({addition})" if addition else text
+
+
+def ordered(gates: Iterable[GateRecord]) -> list[GateRecord]:
+    """Return the gates as a reader needs them: fail, missing, inconclusive, pass; as given within each."""
+    return sorted(gates, key=lambda gate: _ORDER.index(gate.verdict))
+
+
+def split_metric(name: str) -> tuple[str, str]:
+    """Split `check/metric` into the check's key and the metric, whose own name may hold slashes."""
+    key, _, metric = name.partition("/")
+    return key, metric
+
+
+def metric_title(check: CheckRecord | None, metric: str) -> str:
+    """Return what the check calls this metric, else its name as words."""
+    titles = check.metric_titles if check is not None else {}
+    name, _, budget = metric.partition("@")
+    title = titles.get(metric) or titles.get(name) or name.replace("_", " ").capitalize()
+    return f"{title} at {budget}" if budget and metric not in titles else title
+
+
+def is_share(estimate: Estimate) -> bool:
+    """Return whether the estimate is a share of images, which reads best in per cent."""
+    return estimate.method == "Clopper-Pearson"
+
+
+def percent(share: float) -> str:
+    """Return a share in [0, 1] such as `41.2 %`."""
+    return f"{share * 100:.1f} %"
+
+
+def value_text(estimate: Estimate) -> str:
+    """Return the value alone: in per cent for a share, else to four digits."""
+    return percent(estimate.value) if is_share(estimate) else f"{estimate.value:.4g}"
+
+
+def interval_text(estimate: Estimate) -> str:
+    """Return the interval alone, such as `37.2 to 45.2 %`; empty where it has no width."""
+    if is_share(estimate):
+        return f"{estimate.low * 100:.1f} to {percent(estimate.high)}"
+    return f"{estimate.low:.4g} to {estimate.high:.4g}" if estimate.low < estimate.high else ""
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """Return value and interval, such as `41.2 % (37.2 to 45.2 %)`."""
+    return _with(value_text(estimate), interval_text(estimate))
+
+
+def requirement_text(gate: GateRecord) -> str:
+    """Return what a gate demands of its metric, such as `≥ 40 %`."""
+    sign = {">=": "≥", "<=": "≤"}.get(gate.bound, gate.bound)
+    if gate.estimate is not None and is_share(gate.estimate):
+        return f"{sign} {gate.threshold * 100:.4g} %"
+    return f"{sign} {gate.threshold_text}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 check`, `2 checks`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def clean(text: str) -> str:
+    """Replace characters that XML cannot hold, or that would reorder the text around them."""
+    return _UNPRINTABLE.sub("\ufffd", text)

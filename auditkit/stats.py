@@ -1,0 +1,92 @@
+"""Estimates with intervals: the only statistics that an audit reports."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+__all__ = ["CONFIDENCE", "Estimate", "images_to_decide", "mean", "proportion"]
+
+CONFIDENCE = 0.95
+_MOST_IMAGES = 10_000_000
+
+
+class Estimate(BaseModel):
+    """A value, the interval that holds the true one at the stated confidence, and the number of images behind it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    low: float
+    high: float
+    n: int
+    method: str
+
+
+def proportion(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
+    """Estimate a share with the exact binomial interval (Clopper and Pearson 1934).
+
+    The exact interval is wider than Wilson's, but it keeps its confidence at every `n`: a gate that rests on it
+    passes by luck no more often than it says.
+
+    Raises:
+        ValueError: `n` is not positive or `successes` lies outside 0..n.
+    """
+    if not 0 <= successes <= n or n <= 0:
+        raise ValueError(f"a share needs 0 <= successes <= n and n > 0, not {successes} of {n}")
+    interval = stats.binomtest(successes, n).proportion_ci(confidence_level=confidence, method="exact")
+    return Estimate(
+        value=successes / n, low=float(interval.low), high=float(interval.high), n=n, method="Clopper-Pearson"
+    )
+
+
+def mean(values: npt.NDArray[np.floating], confidence: float = CONFIDENCE) -> Estimate:
+    """Estimate a mean of `values` (N,) with Student's interval; a single value gets an interval of no width.
+
+    Raises:
+        ValueError: `values` is empty or not finite.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ValueError("a mean needs at least one value, and finite ones")
+    centre = float(values.mean())
+    if values.size == 1:
+        return Estimate(value=centre, low=centre, high=centre, n=1, method="single value")
+    error = float(values.std(ddof=1)) / math.sqrt(values.size)
+    half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1)) * error
+    return Estimate(
+        value=centre, low=centre - half, high=centre + half, n=int(values.size), method="Student t"
+    )
+
+
+def images_to_decide(estimate: Estimate, threshold: float, confidence: float = CONFIDENCE) -> int | None:
+    """Return how many images would settle on which side of `threshold` the value lies, were it to stay as it is.
+
+    None: more than ten million, or the value is the threshold itself.
+    """
+    distance = abs(estimate.value - threshold)
+    if distance == 0:
+        return None
+    if estimate.method != "Clopper-Pearson":
+        half = max(estimate.high - estimate.value, 0.0)
+        needed = math.ceil(estimate.n * (half / distance) ** 2)
+        return needed if needed <= _MOST_IMAGES else None
+    decided, undecided = _MOST_IMAGES, estimate.n
+    if not _decides(estimate.value, decided, threshold, confidence):
+        return None
+    while decided - undecided > max(1, undecided // 100):
+        middle = (decided + undecided) // 2
+        if _decides(estimate.value, middle, threshold, confidence):
+            decided = middle
+        else:
+            undecided = middle
+    return decided
+
+
+def _decides(value: float, n: int, threshold: float, confidence: float) -> bool:
+    estimate = proportion(round(value * n), n, confidence)
+    return not estimate.low <= threshold <= estimate.high

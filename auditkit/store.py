@@ -1,0 +1,145 @@
+"""Units on disk: what a check found on a shard, under a digest of everything that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from auditkit.check import Exhibit, Findings, Panel
+from auditkit.errors import ExecutionError
+
+__all__ = ["Store", "Unit", "unit_digest", "write_atomically"]
+
+_META = "meta"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The findings of one check on one shard, with the time that they took."""
+
+    findings: Findings
+    seconds: float
+
+
+def unit_digest(parts: Mapping[str, Any]) -> str:
+    """Return the sha256 (hex) of plain data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either complete or not there.
+
+    Raises:
+        ExecutionError: the folder cannot be written to, or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ExecutionError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class Store:
+    """A folder of finished units; whoever finds one need not compute it again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / f"{digest}.npz"
+
+    def holds(self, digest: str) -> bool:
+        """Tell whether this unit is finished."""
+        return self._path(digest).is_file()
+
+    def put(self, digest: str, unit: Unit) -> None:
+        """Keep a finished unit."""
+        write_atomically(self._path(digest), _encode(unit))
+
+    def get(self, digest: str) -> Unit:
+        """Return a finished unit.
+
+        Raises:
+            ExecutionError: the file is damaged.
+        """
+        path = self._path(digest)
+        try:
+            return _decode(path.read_bytes())
+        except (OSError, ValueError, KeyError) as error:
+            raise ExecutionError(
+                f"{path} is damaged ({error}); delete it and run the same command again"
+            ) from error
+
+
+def _encode(unit: Unit) -> bytes:
+    findings = unit.findings
+    arrays: dict[str, npt.NDArray[Any]] = {
+        f"column/{name}": column for name, column in findings.columns.items()
+    }
+    for name in ("forwards", "backwards"):
+        if (passes := getattr(findings, name)) is not None:
+            arrays[name] = passes
+    for at, exhibit in enumerate(findings.exhibits):
+        for which, panel in enumerate(exhibit.panels):
+            arrays[f"panel/{at}/{which}"] = panel.array
+    meta = {
+        "seconds": unit.seconds,
+        "columns": list(findings.columns),
+        "exhibits": [
+            {
+                "sample": exhibit.sample,
+                "caption": exhibit.caption,
+                "score": exhibit.score,
+                "panels": [{"title": panel.title, "kind": panel.kind} for panel in exhibit.panels],
+            }
+            for exhibit in findings.exhibits
+        ],
+    }
+    arrays[_META] = np.frombuffer(json.dumps(meta, allow_nan=False).encode(), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _decode(content: bytes) -> Unit:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        meta = json.loads(arrays[_META].tobytes())
+        exhibits = tuple(
+            Exhibit(
+                item["sample"],
+                item["caption"],
+                item["score"],
+                tuple(
+                    Panel(panel["title"], panel["kind"], arrays[f"panel/{at}/{which}"])
+                    for which, panel in enumerate(item["panels"])
+                ),
+            )
+            for at, item in enumerate(meta["exhibits"])
+        )
+        findings = Findings(
+            {name: arrays[f"column/{name}"] for name in meta["columns"]},
+            exhibits,
+            arrays["forwards"] if "forwards" in arrays else None,
+            arrays["backwards"] if "backwards" in arrays else None,
+        )
+    return Unit(findings, meta["seconds"])

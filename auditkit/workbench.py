@@ -1,0 +1,189 @@
+"""A model and images, made ready for checks; a worker process makes its own from the same recipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from auditkit.artifacts import Shelf
+from auditkit.check import Findings
+from auditkit.config import Settings
+from auditkit.context import Context
+from auditkit.errors import AuditError, ExecutionError
+from auditkit.findings import check_columns
+from auditkit.models.base import Differentiable, Model
+from auditkit.models.loaded import Loaded
+from auditkit.models.open import choose_device, load_model
+from auditkit.models.prepare import search_copy
+from auditkit.models.preprocess import Preprocessing, parse_channels, parse_range
+from auditkit.models.torch_files import borrowed
+from auditkit.models.tryout import try_out
+from auditkit.plan import Planned
+from auditkit.preflight import explain_failure
+from auditkit.samples import Dataset, Read, Samples, open_dataset
+from auditkit.store import Unit
+
+__all__ = ["Recipe", "Workbench", "protected", "set_up"]
+
+_FIRST_IMAGES = 64
+_SMALLEST_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a workbench is made from; picklable where model and data are given by name."""
+
+    model: str | Path | nn.Module
+    data: object
+    settings: Settings
+
+
+@dataclass
+class Workbench:
+    """A model that was tried on its images, and the images, shard by shard."""
+
+    recipe: Recipe
+    loaded: Loaded
+    steps: Preprocessing
+    model: Model
+    search: Differentiable | None
+    dataset: Dataset
+    class_names: tuple[str, ...] | None
+    _shelf: Shelf | None = None
+
+    @property
+    def shards(self) -> list[tuple[int, int]]:
+        """The first and last (excluded) image of each shard."""
+        size, n = self.recipe.settings.shard, len(self.dataset)
+        return [(start, min(start + size, n)) for start in range(0, n, size)]
+
+    def read(self, start: int, stop: int) -> Read:
+        """Read a shard, with labels as the model counts them."""
+        read = self.dataset.read(start, stop)
+        samples = read.samples
+        offset = self.recipe.settings.label_offset
+        if offset:
+            samples = Samples(samples.images, samples.labels + offset, samples.ids, samples.masks)
+        _check_labels(samples, self.model)
+        return Read(samples.to(self.model.device), read.skipped)
+
+    def run(self, planned: Planned, samples: Samples, progress: Callable[[int], None]) -> Unit:
+        """Run one check on one shard; memory that runs out halves the batch.
+
+        Raises:
+            ExecutionError: the check failed; the message says how.
+        """
+        batch = self.recipe.settings.batch
+        began = time.monotonic()
+        while True:
+            try:
+                findings = self._findings(planned, samples, batch, began, progress)
+                return Unit(findings, time.monotonic() - began)
+            except AuditError:
+                raise
+            except Exception as error:
+                if _is_out_of_memory(error) and batch > _SMALLEST_BATCH:
+                    batch //= 2
+                    continue
+                text = (str(error).strip().splitlines() or [""])[0]
+                raise ExecutionError(f"{type(error).__name__}: {text}") from error
+
+    def _findings(
+        self, planned: Planned, samples: Samples, batch: int, began: float, progress: Callable[[int], None]
+    ) -> Findings:
+        model = replace(self.model, batch=batch)
+        if model.exact is not None:
+            model = replace(model, exact=replace(model.exact, batch=batch))
+        context = Context(
+            key=planned.key,
+            seed=self.recipe.settings.seed,
+            batch=batch,
+            shelf=self._shelf_for(samples),
+            search=replace(self.search, batch=batch) if self.search is not None else None,
+            class_names=self.class_names,
+            time_limit=self.recipe.settings.time_limit,
+            started=began,
+            progress=progress,
+        )
+        findings = planned.check.run(model, samples, context)
+        if not isinstance(findings, Findings):
+            raise ExecutionError(f"{planned.key} returned {type(findings).__name__}; wanted Findings")
+        check_columns(planned.check.spec, findings, len(samples))
+        return findings
+
+    def _shelf_for(self, samples: Samples) -> Shelf:
+        if self._shelf is None or self._shelf.samples is not samples:
+            self._shelf = Shelf(self.model, samples)
+        return self._shelf
+
+
+def _check_labels(samples: Samples, model: Model) -> None:
+    for sample, label in zip(samples.ids, samples.labels.tolist(), strict=True):
+        if label >= model.info.classes:
+            raise ExecutionError(
+                f"sample {sample} has label {label}, the model has {model.info.classes} outputs "
+                f"(0 to {model.info.classes - 1}); if its labels count from 1, add --label-offset -1"
+            )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def protected(recipe: Recipe) -> AbstractContextManager[None]:
+    """Return a context in which a caller's network is in evaluation mode, and after which it is as before."""
+    return borrowed(recipe.model) if isinstance(recipe.model, nn.Module) else nullcontext()
+
+
+def set_up(recipe: Recipe) -> Workbench:
+    """Open model and data, try one on the other, and prepare the search copy.
+
+    Raises:
+        UsageError: model, data or an option is not what it should be.
+        ExecutionError: they do not work, or not together.
+    """
+    settings = recipe.settings
+    device = choose_device(settings.device)
+    steps = Preprocessing(
+        input_range=parse_range(settings.input_range),
+        mean=parse_channels(settings.mean, "--mean") if settings.mean is not None else None,
+        std=parse_channels(settings.std, "--std") if settings.std is not None else None,
+        channel_order=settings.channel_order,
+        layout=settings.layout,
+        outputs=settings.outputs,
+    )
+    dataset = open_dataset(
+        recipe.data,
+        labels_csv=settings.labels,
+        resize=settings.resize,
+        grey={"auto": None, "rgb": False, "grey": True}[settings.colour],
+        skip_bad=settings.skip_bad,
+        limit=settings.limit,
+        class_names=settings.class_names,
+    )
+    loaded = load_model(
+        recipe.model, weights=settings.weights, device=device, trust_pickle=settings.trust_pickle
+    )
+    first = dataset.read(0, min(_FIRST_IMAGES, len(dataset))).samples
+    if not len(first):
+        raise ExecutionError(f"{dataset.source}: none of the first {_FIRST_IMAGES} images can be read")
+    try:
+        model = try_out(loaded, steps, first.images, device, settings.batch)
+    except ExecutionError as error:
+        remedy = explain_failure(loaded, steps, first, device)
+        raise ExecutionError(f"{error}; {remedy}") from error if remedy else error
+    search = search_copy(model, first.images, settings.precision)
+    names = _shifted_names(dataset.class_names, settings.label_offset)
+    return Workbench(recipe, loaded, steps, model, search, dataset, names)
+
+
+def _shifted_names(names: tuple[str, ...] | None, offset: int) -> tuple[str, ...] | None:
+    if names is None or offset == 0:
+        return names
+    return ("(no label)",) * offset + names if offset > 0 else names[-offset:]

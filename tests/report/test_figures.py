@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import matplotlib
+import pytest
+
+from auditkit.report.bars import gate_bar
+from auditkit.report.curves import chart_of, overview_charts
+from auditkit.report.figures import draw_chart
+from auditkit.report.svg import inline_svg
+
+
+@pytest.fixture
+def svg(result):
+    return draw_chart(overview_charts(result)[0], "overview", bands=False)
+
+
+def test_a_chart_needs_no_style_and_no_namespace(svg):
+    root = ET.fromstring(svg)
+    assert root.tag == "svg"
+    assert root.get("role") == "img"
+    for element in root.iter():
+        assert element.tag not in {"style", "metadata"}
+        assert "style" not in element.attrib
+    assert "http" not in svg
+    assert "#010203" not in svg
+    assert "currentColor" in svg
+
+
+def test_references_inside_a_chart_are_whole_and_prefixed(svg):
+    root = ET.fromstring(svg)
+    ids = {element.get("id") for element in root.iter() if element.get("id")}
+    used = {element.get("href", "#")[1:] for element in root.iter("use")}
+    clips = {e.get("clip-path", "")[5:-1] for e in root.iter() if e.get("clip-path")}
+    assert used
+    assert used | clips | {"overview-title", "overview-desc"} == ids
+    assert all(name.startswith("overview-") for name in ids)
+
+
+def test_a_chart_is_told_in_words(svg, result):
+    root = ET.fromstring(svg)
+    words = root.findtext("desc") or ""
+    for key in ("noise.pgd", "noise.square@queries500"):
+        assert key in words
+    assert "61.8 % (57.8 to 65.7 %)" in words
+    shown = {"".join(element.itertext()) for element in root.iter("text")}
+    assert {"8/255", "L-inf budget", "Robust accuracy", "chance, 2.33 %"} <= shown
+
+
+def test_budgets_of_a_kind_share_a_chart_and_curves_begin_unattacked(result):
+    linf, pixels = overview_charts(result)
+    assert [series.key for series in linf.series] == ["noise.pgd", "noise.square@queries500"]
+    assert [series.key for series in pixels.series] == ["pixel.one"]
+    assert linf.series[0].points[0].estimate == result.checks[0].metrics["clean_accuracy"]
+    assert len({series.style for series in (*linf.series, *pixels.series)}) == 3
+
+
+def test_dollars_and_foreign_letters_are_drawn_as_they_are(result):
+    check = result.checks[0]
+    curve = check.curves[0].model_copy(update={"x_label": "$\\frac{a}{b}$ 予算 \x07"})
+    svg = draw_chart(chart_of(curve, check, result), "a", bands=True)
+    assert "$\\frac{a}{b}$ 予算 \ufffd" in svg
+
+
+def test_the_users_matplotlib_settings_neither_matter_nor_change(result, svg):
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30, "lines.linewidth": 9}):
+        before = dict(matplotlib.rcParams)
+        assert draw_chart(overview_charts(result)[0], "overview", bands=False) == svg
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_a_font_shorthand_keeps_its_size():
+    svg = '<svg viewBox="0 0 1 1"><text style="font: italic 12px \'DejaVu Sans\'; text-anchor: end">x</text></svg>'
+    text = ET.fromstring(inline_svg(svg, prefix="a", title="t", description="d")).find("text")
+    assert text is not None
+    assert text.attrib == {"font-size": "12", "text-anchor": "end"}
+
+
+def test_a_bar_stays_inside_its_frame_whatever_the_threshold(result):
+    gate = result.gates[0]
+    for threshold in (-3.0, 0.0, 0.5, 7.0):
+        bar = ET.fromstring(gate_bar(gate.model_copy(update={"threshold": threshold})))
+        for rect in bar.iter("rect"):
+            assert (
+                0
+                <= float(rect.get("x", ""))
+                <= float(rect.get("x", "")) + float(rect.get("width", ""))
+                <= 200
+            )

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auditkit.report import Page, render_html, write_html
+from auditkit.report.page import anchor
+from auditkit.report.text import ordered, verdict_sentence
+from auditkit.result import Result, Verdict
+
+LAYOUTS = ("single", "folder")
+VOID = {"meta", "link", "img", "br", "path", "rect", "circle", "use"}
+
+
+class Outline(HTMLParser):
+    """Collects tags with attributes, visible text and ids; checks that elements nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def outline(page: Page) -> Outline:
+    return Outline(page.html)
+
+
+def addresses(page: Page) -> list[str]:
+    return [
+        attributes[name]
+        for _, attributes in outline(page).tags
+        for name in ("src", "href", "srcset", "action", "data", "poster", "xlink:href")
+        if name in attributes
+    ]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equal_input_gives_equal_bytes(result, arrays, layout):
+    again = Result.model_validate_json(result.to_json())
+    assert render_html(result, arrays, layout=layout) == render_html(again, dict(arrays), layout=layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_finding_appears(result, arrays, layout):
+    page = outline(render_html(result, arrays, layout=layout))
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    for check in result.checks:
+        assert check.key in page.text
+        assert check.title in page.text
+        assert anchor(check.key) in ids
+        assert (check.reason or "") in page.text
+        assert all(name in page.text for name in check.metrics)
+    for gate in result.gates:
+        assert gate.metric in page.text
+        assert gate.text in page.text
+    for flag in result.flags:
+        assert flag.text in page.text
+        assert flag.remedy in page.text
+    assert all(note.text in page.text for note in result.notes)
+    word, _, sentence = verdict_sentence(result).partition(": ")
+    assert word in page.text
+    assert sentence[1:] in page.text
+    for text in (result.model.search_copy, result.model.digest, "truncated file", "at step 3", "43"):
+        assert text in page.text
+
+
+def test_failures_come_first(result, arrays):
+    html = render_html(result, arrays, layout="single").html
+    places = [html.index(f"<code>{gate.metric}</code>") for gate in ordered(result.gates)]
+    assert places == sorted(places)
+    assert [gate.verdict for gate in ordered(result.gates)] == [
+        Verdict.FAIL,
+        Verdict.MISSING,
+        Verdict.INCONCLUSIVE,
+        Verdict.PASS,
+        Verdict.PASS,
+    ]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_markup_in_any_text_shows_as_text(hostile, arrays, layout):
+    page = render_html(hostile, arrays, layout=layout)
+    seen = outline(page)
+    assert not seen.named("script")
+    assert not [name for _, attributes in seen.tags for name in attributes if name.startswith("on")]
+    assert "<script>alert(1)</script>" in seen.text
+    assert "\x08" not in page.html
+    assert "\u202e" not in page.html
+    assert not [address for address in addresses(page) if "evil" in address and not address.startswith("#")]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_is_loaded_from_elsewhere(result, arrays, layout):
+    page = render_html(result, arrays, layout=layout)
+    inside = set(page.files) if layout == "folder" else set()
+    for address in addresses(page):
+        assert address.startswith(("#", "data:image/png;base64,")) or address in inside
+    assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", page.html)
+    assert "@import" not in page.html
+    assert "xmlns" not in page.html
+
+
+def test_the_folder_needs_no_inline_style_script_or_data(result, arrays):
+    page = render_html(result, arrays, layout="folder")
+    seen = outline(page)
+    assert not seen.named("style")
+    assert not seen.named("script")
+    assert not [attributes for _, attributes in seen.tags if "style" in attributes]
+    assert "data:" not in page.html
+    assert {attributes["src"] for attributes in seen.named("img")} | {"style.css"} == set(page.files)
+    assert all(content.startswith(b"\x89PNG") for name, content in page.files.items() if name != "style.css")
+
+
+@pytest.mark.parametrize("name", ["result", "ungated", "nothing_done", "hostile"])
+def test_the_page_is_well_built(request, arrays, name):
+    page = outline(render_html(request.getfixturevalue(name), arrays, layout="single"))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert len(page.named("caption")) == len(page.named("table"))
+    assert all(attributes.get("scope") in ("row", "col") for attributes in page.named("th"))
+    assert all(attributes["alt"] for attributes in page.named("img"))
+    assert page.named("html")[0]["lang"] == "en"
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert "#main" in {attributes.get("href") for attributes in page.named("a")}
+    assert not re.search(r"\b(nan|inf|None|undefined)\b", page.text)
+    if name != "hostile":
+        targets = {a["href"][1:] for a in page.named("a") if a["href"].startswith("#")}
+        assert targets <= set(ids)
+
+
+def test_without_requirements_nothing_passes(ungated, arrays):
+    text = outline(render_html(ungated, arrays, layout="single")).text
+    assert "INCOMPLETE" in text
+    assert "No requirements were set" in text
+
+
+def test_missing_arrays_show_as_missing(result):
+    page = outline(render_html(result, {}, layout="folder"))
+    assert not page.named("img")
+    assert page.text.count("Picture not stored") == 40
+
+
+def test_the_disclaimer_stands_on_top(result, arrays):
+    noted = result.model_copy(update={"disclaimer": "Weights of a demonstration."})
+    text = outline(render_html(noted, arrays, layout="single")).text
+    assert text.index("Weights of a demonstration.") < text.index("Robustness audit of", 100)
+
+
+def test_ten_checks_of_noisy_pictures_stay_below_two_megabytes(result, arrays):
+    rng = np.random.default_rng(0)
+    arrays = {
+        key: rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) if array.dtype == np.uint8 else array
+        for key, array in arrays.items()
+    }
+    pgd = result.checks[0]
+    rows = tuple(pgd.exhibits[number % 5] for number in range(8))
+    checks = tuple(pgd.model_copy(update={"key": f"noise.pgd@{n}", "exhibits": rows}) for n in range(10))
+    page = render_html(result.model_copy(update={"checks": checks}), arrays, layout="single")
+    assert len(page.html.encode()) < 2_000_000
+    text = outline(page).text
+    assert text.count("left out to keep this file small") == 10
+    assert text.count("became speed limit 50") >= 10
+
+
+def test_writing_leaves_whole_files_and_removes_only_its_own(result, arrays, tmp_path: Path):
+    single = write_html(result, arrays, tmp_path / "deep" / "report.html")
+    assert single.read_text(encoding="utf-8") == render_html(result, arrays, layout="single").html
+    folder = tmp_path / "report"
+    (folder / "images").mkdir(parents=True)
+    for name in ("notes.txt", "images/mine.png", "images/0123456789abcdef.png"):
+        (folder / name).write_bytes(b"x")
+    index = write_html(result, arrays, folder)
+    page = render_html(result, arrays, layout="folder")
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert written == {"index.html", "notes.txt", "images/mine.png", *page.files}
+    assert index.read_text(encoding="utf-8") == page.html
