@@ -86,7 +86,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'auditkit' has no attribute {name!r}")
     return getattr(importlib.import_module(f"auditkit.{_HOME_OF[name]}"), name)

@@ -88,9 +88,7 @@ def _check(
         status="skipped" if lacking else "failed" if failure else "done",
         reason=lacking or failure,
         options=dict(planned.options),
-        threat_model=planned.check.threat_models[-1].describe()
-        if isinstance(planned.check, Attack)
-        else None,
+        threat_model=planned.check.threat_models[-1].describe() if isinstance(planned.check, Attack) else None,
     )
     if record.status != "done":
         return record, ()
@@ -113,9 +111,7 @@ def _check(
             "curves": curves(spec, estimates),
             "queries": queries,
             "seconds": round(sum(unit.seconds for unit in units), 3),
-            "exhibits": tuple(
-                _exhibit(planned.key, at, exhibit, arrays) for at, exhibit in enumerate(exhibits)
-            ),
+            "exhibits": tuple(_exhibit(planned.key, at, exhibit, arrays) for at, exhibit in enumerate(exhibits)),
         }
     )
     return record, flags(spec, planned.key, estimates)
@@ -127,9 +123,7 @@ def _exhibit(key: str, at: int, exhibit: Exhibit, arrays: Arrays) -> ExhibitReco
         name = f"{key}/{at}/{which}"
         arrays[name] = panel.array
         panels.append(PanelRecord(title=panel.title, kind=panel.kind, array=name))
-    return ExhibitRecord(
-        sample=exhibit.sample, caption=exhibit.caption, score=exhibit.score, panels=tuple(panels)
-    )
+    return ExhibitRecord(sample=exhibit.sample, caption=exhibit.caption, score=exhibit.score, panels=tuple(panels))
 
 
 def _broken(check_id: str, distribution: str, reason: str) -> CheckRecord:
@@ -157,9 +151,7 @@ def _model(bench: Workbench) -> ModelRecord:
         input="x".join("any" if size is None else str(size) for size in info.input_shape),
         provider=info.provider,
         gradients=model.gradient_source if model.exact is not None else f"none: {model.no_gradients}",
-        search_copy=bench.search.description
-        if bench.search is not None
-        else "none: the deployed model is asked",
+        search_copy=bench.search.description if bench.search is not None else "none: the deployed model is asked",
         preprocessing=info.preprocessing,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
@@ -96,7 +96,9 @@ class Attack(ABC):
         """Attack every sample that is classified correctly, and let the deployed model judge."""
         clean_logits = ctx.shelf.get(CLEAN_LOGITS)
         correct = clean_logits.argmax(1) == samples.labels
-        search = _Bisection(self.eps, self.restarts, correct.nonzero().flatten().tolist())
+        rows = correct.nonzero().flatten().tolist()
+        ctx.progress(len(samples) - len(rows))
+        search = _Bisection(self.eps, self.restarts, rows, ctx.progress)
 
         def streams(jobs: Sequence[Job]) -> Streams:
             # The same draws for every budget: a curve then compares budgets, not luck.
@@ -129,6 +131,7 @@ class _Bisection:
     eps: tuple[float, ...]
     restarts: int
     samples: Sequence[int]
+    progress: Callable[[int], None]
     trails: dict[int, _Trail] = field(default_factory=dict)
     waiting: deque[Job] = field(default_factory=deque)
 
@@ -160,6 +163,8 @@ class _Bisection:
         if trail.failed_below < trail.fooled_from:
             middle = (trail.failed_below + trail.fooled_from) // 2
             self.waiting.append(Job(sample, self.eps[middle], trail.restart))
+        else:
+            self.progress(1)
 
 
 def _findings(
@@ -169,21 +174,22 @@ def _findings(
     trails = search.trails
     clean_correct = correct.cpu().numpy()
     fooled_from = np.full(n, len(attack.eps))
+    steps = np.full(n, np.nan)
     attacked = samples.images.clone()
     logits = ctx.shelf.get(CLEAN_LOGITS).clone()
     for row, trail in trails.items():
         fooled_from[row] = trail.fooled_from
         if trail.best is not None:
             attacked[row], logits[row] = trail.best.image, trail.best.logits
+            steps[row] = trail.best.steps
     fooled = clean_correct & (fooled_from < len(attack.eps))
     moved = distance(attack.norm, samples.images, attacked).double().cpu().numpy()
-    steps = np.array([trails[row].best.steps if fooled[row] else 0 for row in range(n)], dtype=float)  # type: ignore[union-attr]
     columns: dict[str, np.ndarray[Any, Any]] = {
         "clean_correct": clean_correct,
         "robust": clean_correct & ~fooled,
         "fooled": fooled,
         "distance": np.where(fooled, moved, np.nan),
-        "steps": np.where(fooled, steps, np.nan),
+        "steps": steps,
         "attacked_label": logits.argmax(1).cpu().numpy(),
     }
     for index, eps in enumerate(attack.eps):

@@ -70,11 +70,7 @@ class AuditResult:
         Raises:
             KeyError: there is no such metric; the message names the closest one.
         """
-        known = {
-            f"{c.key}/{metric}": estimate
-            for c in self.result.checks
-            for metric, estimate in c.metrics.items()
-        }
+        known = {f"{c.key}/{metric}": estimate for c in self.result.checks for metric, estimate in c.metrics.items()}
         if name not in known:
             raise KeyError(f"no metric {name}{did_you_mean(name, known)}")
         return known[name]
@@ -92,7 +88,7 @@ def audit(
     gates: Sequence[str] = (),
     out: str | Path | None = None,
     progress: Progress | None = None,
-    **settings: Any,  # noqa: ANN401
+    **settings: Any,
 ) -> AuditResult:
     """Audit `model` (a path, `module:factory` or a torch module) on `data` (a path, a data set, or (images, labels)).
 
@@ -159,14 +155,9 @@ def _gates(settings: Settings, plan: Sequence[Planned]) -> list[Gate]:
     keys = [planned.key for planned in plan]
     for gate in gates:
         if gate.check not in keys:
-            raise UsageError(
-                f"the gate {gate} names a check that will not run{did_you_mean(gate.check, keys)}"
-            )
+            raise UsageError(f"the gate {gate} names a check that will not run{did_you_mean(gate.check, keys)}")
         metrics = [
-            metric.name
-            for planned in plan
-            if planned.key == gate.check
-            for metric in planned.check.spec.metrics
+            metric.name for planned in plan if planned.key == gate.check for metric in planned.check.spec.metrics
         ]
         plain = gate.metric.partition("@")[0]
         if plain not in metrics:

@@ -202,9 +202,7 @@ class _Drive:
             ledger.overstepped += outside
         hit = queries.found.view(-1, 1, 1, 1)
         points = torch.where(hit, queries.candidates, state.images)
-        self._retire(
-            _Group(_Rows(state, rows.clean, rows.labels, rows.eps, points), group.ledgers), queries.found
-        )
+        self._retire(_Group(_Rows(state, rows.clean, rows.labels, rows.eps, points), group.ledgers), queries.found)
 
     def _retire(self, group: _Group, found: Tensor) -> None:
         leaving: list[int] = []

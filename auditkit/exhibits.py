@@ -43,11 +43,9 @@ def _channels_last(image: Tensor) -> npt.NDArray[Any]:
 def attack_exhibits(
     samples: Samples, attacked: Tensor, logits: Tensor, fooled: Tensor, model: Model, ctx: Context
 ) -> tuple[Exhibit, ...]:
-    """Return the most confidently fooled samples; `attacked` (N, C, H, W), `logits` (N, K) on it, `fooled` bool (N,)."""
+    """Return the most confidently fooled samples of `attacked` (N, C, H, W), `logits` (N, K) on it, `fooled` (N,)."""
     confidence, wrong = torch.softmax(logits.double(), 1).max(1)
-    ranked = sorted(
-        fooled.nonzero().flatten().tolist(), key=lambda row: (-float(confidence[row]), samples.ids[row])
-    )
+    ranked = sorted(fooled.nonzero().flatten().tolist(), key=lambda row: (-float(confidence[row]), samples.ids[row]))
     rows = torch.tensor(ranked[:EXHIBITS], dtype=torch.int64, device=samples.images.device)
     if not len(rows):
         return ()

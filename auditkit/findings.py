@@ -28,35 +28,23 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
     for name, column in findings.columns.items():
         if not isinstance(column, np.ndarray) or column.shape != (n,):
             got = getattr(column, "shape", type(column).__name__)
-            raise ExecutionError(
-                f"{spec.id} returned column {name} of shape {got}; wanted ({n},), a value a sample"
-            )
+            raise ExecutionError(f"{spec.id} returned column {name} of shape {got}; wanted ({n},), a value a sample")
         if column.dtype.kind not in "biuf":
-            raise ExecutionError(
-                f"{spec.id} returned column {name} of type {column.dtype}; wanted bool, int or float"
-            )
+            raise ExecutionError(f"{spec.id} returned column {name} of type {column.dtype}; wanted bool, int or float")
     for metric in spec.metrics:
         named = _columns_of(metric, findings.columns)
         if not named:
-            raise ExecutionError(
-                f"{spec.id} returned no column {metric.column}, which its metric {metric.name} needs"
-            )
+            raise ExecutionError(f"{spec.id} returned no column {metric.column}, which its metric {metric.name} needs")
         for suffix, column in named:
             _check_values(spec, metric, suffix, column, findings.columns)
 
 
-def _check_values(
-    spec: Spec, metric: Metric, suffix: str, column: npt.NDArray[Any], columns: Columns
-) -> None:
+def _check_values(spec: Spec, metric: Metric, suffix: str, column: npt.NDArray[Any], columns: Columns) -> None:
     if metric.kind == "proportion" and column.dtype.kind != "b":
-        raise ExecutionError(
-            f"{spec.id} returned column {metric.column}{suffix} of {column.dtype}; a share needs bool"
-        )
+        raise ExecutionError(f"{spec.id} returned column {metric.column}{suffix} of {column.dtype}; a share needs bool")
     among = _among(metric, suffix, columns)
     if among is None and metric.among is not None:
-        raise ExecutionError(
-            f"{spec.id} returned no column {metric.among}, which its metric {metric.name} needs"
-        )
+        raise ExecutionError(f"{spec.id} returned no column {metric.among}, which its metric {metric.name} needs")
     counted = column[among] if among is not None else column
     if not np.isfinite(counted).all():
         raise ExecutionError(f"{spec.id} returned NaN or infinity in column {metric.column}{suffix}")
@@ -66,9 +54,7 @@ def _columns_of(metric: Metric, columns: Columns) -> list[tuple[str, npt.NDArray
     """Return (suffix, column) for the plain column and for every one with a budget."""
     found = [("", columns[metric.column])] if metric.column in columns else []
     prefix = metric.column + "@"
-    return found + [
-        (name[len(metric.column) :], columns[name]) for name in columns if name.startswith(prefix)
-    ]
+    return found + [(name[len(metric.column) :], columns[name]) for name in columns if name.startswith(prefix)]
 
 
 def _among(metric: Metric, suffix: str, columns: Columns) -> npt.NDArray[np.bool_] | None:

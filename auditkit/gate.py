@@ -53,9 +53,7 @@ def parse_gate(text: str) -> Gate:
     try:
         threshold = parse_budget(wanted[:-1]) / 100 if wanted.endswith("%") else _number(wanted)
     except ValueError:
-        raise UsageError(
-            f"the threshold of a gate is a number, a fraction or a percentage; got {text!r}"
-        ) from None
+        raise UsageError(f"the threshold of a gate is a number, a fraction or a percentage; got {text!r}") from None
     return Gate(match["check"], match["metric"], cast(Bound, match["bound"]), threshold, wanted)
 
 
@@ -97,9 +95,7 @@ def _verdict(gate: Gate, estimate: Estimate) -> Verdict:
 
 
 def _sentence(gate: Gate, verdict: Verdict, estimate: Estimate) -> str:
-    interval = (
-        f"{estimate.value:.4g}, interval {estimate.low:.4g} to {estimate.high:.4g} on {estimate.n} images"
-    )
+    interval = f"{estimate.value:.4g}, interval {estimate.low:.4g} to {estimate.high:.4g} on {estimate.n} images"
     required = f"required {gate.bound} {gate.threshold_text}"
     match verdict:
         case Verdict.PASS:
@@ -109,9 +105,7 @@ def _sentence(gate: Gate, verdict: Verdict, estimate: Estimate) -> str:
         case _:
             needed = images_to_decide(estimate, gate.threshold)
             about = (
-                f"about {needed} images would settle it"
-                if needed
-                else "no practical number of images would settle it"
+                f"about {needed} images would settle it" if needed else "no practical number of images would settle it"
             )
             return f"the interval straddles the threshold ({interval}; {required}); {about}"
 
@@ -136,11 +130,7 @@ def overall(gates: Sequence[GateRecord]) -> Verdict:
 def exit_code(result: Result) -> ExitCode:
     """Return what the shell is told: doubt, missing evidence and crashed checks never read as a pass."""
     if not any(check.status == "done" for check in result.checks):
-        return (
-            ExitCode.EXECUTION
-            if any(c.status == "failed" for c in result.checks)
-            else ExitCode.NOTHING_EVALUATED
-        )
+        return ExitCode.EXECUTION if any(c.status == "failed" for c in result.checks) else ExitCode.NOTHING_EVALUATED
     if result.verdict is Verdict.FAIL:
         return ExitCode.FAIL
     if result.verdict is Verdict.MISSING or any(check.status == "failed" for check in result.checks):

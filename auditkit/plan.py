@@ -52,9 +52,7 @@ def plan_checks(
         ExecutionError: a check that was asked for by name cannot be loaded.
     """
     if preset not in PRESETS:
-        raise UsageError(
-            f"the presets are {', '.join(PRESETS)}; got {preset!r}{did_you_mean(preset, PRESETS)}"
-        )
+        raise UsageError(f"the presets are {', '.join(PRESETS)}; got {preset!r}{did_you_mean(preset, PRESETS)}")
     planned: list[Planned] = []
     broken: list[tuple[str, str, str]] = []
     for wish in _wishes(names):
@@ -134,13 +132,11 @@ def configure(kind: type[Any], options: Mapping[str, Any], key: str, distributio
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][:1])
         message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(
-            f"{key}.{where} = {options.get(where)!r}: {message[0].lower()}{message[1:]}"
-        ) from None
+        raise UsageError(f"{key}.{where} = {options.get(where)!r}: {message[0].lower()}{message[1:]}") from None
     return Planned(key, check, distribution, _plain(check))
 
 
-def _plain(check: Any) -> dict[str, Any]:  # noqa: ANN401
+def _plain(check: Any) -> dict[str, Any]:
     values = {field.name: getattr(check, field.name) for field in dataclasses.fields(check)}
     if "eps" in values and isinstance(values["eps"], tuple):
         values["eps"] = [budget_text(eps) for eps in values["eps"]]

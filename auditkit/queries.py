@@ -55,9 +55,7 @@ class Queries:
         self.forwards += len(images) // len(self._clean)
         return scores
 
-    def gradient(
-        self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def gradient(self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N * P, K) and the gradient of each image's `loss(logits, *aligned)`; one pass each way.
 
         Raises:
@@ -74,9 +72,7 @@ class Queries:
     def _note(self, images: Tensor, scores: Tensor) -> None:
         rows = len(self._clean)
         if len(images) % rows:
-            raise TypeError(
-                f"a query holds the same number of images for each of the {rows} rows; got {len(images)}"
-            )
+            raise TypeError(f"a query holds the same number of images for each of the {rows} rows; got {len(images)}")
         each = len(images) // rows
         fooled = scores.argmax(1).view(rows, each) != self._labels.unsqueeze(1)
         hits = fooled.nonzero()

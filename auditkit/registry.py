@@ -43,14 +43,10 @@ def find(check_id: str) -> Entry:
     known = entries()
     same = [entry for entry in known if entry.id == check_id]
     if not same:
-        raise UsageError(
-            f"there is no check {check_id!r}{did_you_mean(check_id, [entry.id for entry in known])}"
-        )
+        raise UsageError(f"there is no check {check_id!r}{did_you_mean(check_id, [entry.id for entry in known])}")
     claims = Counter(entry.distribution for entry in same)
     if len(claims) > 1:
-        raise UsageError(
-            f"check {check_id} is claimed by {' and '.join(sorted(claims))}; uninstall all but one"
-        )
+        raise UsageError(f"check {check_id} is claimed by {' and '.join(sorted(claims))}; uninstall all but one")
     return same[0]
 
 

@@ -51,9 +51,7 @@ class ModelRecord(_Record):
     digest: str = Field(description="sha256 of the model's file or files, or of its weights")
     classes: int
     input: str = Field(description="what the network takes, in words")
-    provider: str = Field(
-        description="what computed the verdicts: torch or an onnxruntime execution provider"
-    )
+    provider: str = Field(description="what computed the verdicts: torch or an onnxruntime execution provider")
     gradients: str = Field(description="where gradients came from, or why there are none")
     search_copy: str = Field(description="the copy that attacks searched with; verdicts never come from it")
     preprocessing: dict[str, Any]
@@ -175,9 +173,7 @@ class Result(_Record):
     checks: tuple[CheckRecord, ...]
     flags: tuple[FlagRecord, ...]
     notes: tuple[NoteRecord, ...]
-    settings: dict[str, Any] = Field(
-        description="seed, presets, confidence: what, with the options, fixes the result"
-    )
+    settings: dict[str, Any] = Field(description="seed, presets, confidence: what, with the options, fixes the result")
     disclaimer: str | None = Field(default=None, description="a sentence that the report must show on top")
     volatile: dict[str, Any] = Field(description="dates, machine, versions, command, seconds")
 

@@ -9,24 +9,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["concatenate_rows", "count_rows", "put_rows", "take_rows"]
+__all__ = ["concatenate_rows", "count_rows", "take_rows"]
 
 State = TypeVar("State")
 
 
 def take_rows(state: State, index: Tensor) -> State:
     """Return a copy of the rows `index` (int64) of every tensor in `state`."""
-    return _map(lambda tensor: tensor.index_select(0, index), state)
-
-
-def put_rows(state: State, index: Tensor, rows: State) -> State:
-    """Return `state` with its rows `index` replaced by `rows`."""
-    return _map(lambda tensor, new: tensor.index_copy(0, index, new), state, rows)
+    taken: State = _map(lambda tensor: tensor.index_select(0, index), state)
+    return taken
 
 
 def concatenate_rows(states: list[State]) -> State:
     """Return one state that holds the rows of all `states`, in order."""
-    return _map(lambda *tensors: torch.cat(tensors), *states)
+    joined: State = _map(lambda *tensors: torch.cat(tensors), *states)
+    return joined
 
 
 def count_rows(state: object) -> int:
@@ -43,9 +40,7 @@ def count_rows(state: object) -> int:
 
     _map(note, state)
     if len(sizes) != 1 or -1 in sizes:
-        raise TypeError(
-            f"a state holds tensors with one row a sample; {type(state).__name__} has {sorted(sizes)} rows"
-        )
+        raise TypeError(f"a state holds tensors with one row a sample; {type(state).__name__} has {sorted(sizes)} rows")
     return sizes.pop()
 
 
@@ -59,6 +54,4 @@ def _map(function: Callable[..., Tensor], *states: Any) -> Any:
             for field in dataclasses.fields(first)
         }
         return dataclasses.replace(first, **mapped)
-    raise TypeError(
-        f"a state is a dataclass of tensors (or of such dataclasses); it holds a {type(first).__name__}"
-    )
+    raise TypeError(f"a state is a dataclass of tensors (or of such dataclasses); it holds a {type(first).__name__}")

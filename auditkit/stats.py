@@ -58,9 +58,7 @@ def mean(values: npt.NDArray[np.floating], confidence: float = CONFIDENCE) -> Es
         return Estimate(value=centre, low=centre, high=centre, n=1, method="single value")
     error = float(values.std(ddof=1)) / math.sqrt(values.size)
     half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1)) * error
-    return Estimate(
-        value=centre, low=centre - half, high=centre + half, n=int(values.size), method="Student t"
-    )
+    return Estimate(value=centre, low=centre - half, high=centre + half, n=int(values.size), method="Student t")
 
 
 def images_to_decide(estimate: Estimate, threshold: float, confidence: float = CONFIDENCE) -> int | None:

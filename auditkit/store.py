@@ -86,16 +86,12 @@ class Store:
         try:
             return _decode(path.read_bytes())
         except (OSError, ValueError, KeyError) as error:
-            raise ExecutionError(
-                f"{path} is damaged ({error}); delete it and run the same command again"
-            ) from error
+            raise ExecutionError(f"{path} is damaged ({error}); delete it and run the same command again") from error
 
 
 def _encode(unit: Unit) -> bytes:
     findings = unit.findings
-    arrays: dict[str, npt.NDArray[Any]] = {
-        f"column/{name}": column for name, column in findings.columns.items()
-    }
+    arrays: dict[str, npt.NDArray[Any]] = {f"column/{name}": column for name, column in findings.columns.items()}
     for name in ("forwards", "backwards"):
         if (passes := getattr(findings, name)) is not None:
             arrays[name] = passes
@@ -139,7 +135,7 @@ def _decode(content: bytes) -> Unit:
         findings = Findings(
             {name: arrays[f"column/{name}"] for name in meta["columns"]},
             exhibits,
-            arrays["forwards"] if "forwards" in arrays else None,
-            arrays["backwards"] if "backwards" in arrays else None,
+            arrays.get("forwards"),
+            arrays.get("backwards"),
         )
     return Unit(findings, meta["seconds"])

@@ -49,14 +49,13 @@ class Streams:
 
     def normal(self, step: int | Tensor, shape: Sequence[int]) -> Tensor:
         """Return float32 (N, *shape), standard normal (tails end near 5.3); `step` as in `uniform`."""
-        return torch.special.ndtri(self.uniform(step, shape).to(torch.float64)).to(torch.float32)
+        normal: Tensor = torch.special.ndtri(self.uniform(step, shape).to(torch.float64))
+        return normal.to(torch.float32)
 
 
 def _key(seed: int, purpose: str, sample: str) -> tuple[int, int]:
     digest = hashlib.sha256(f"{seed}\0{purpose}\0{sample}".encode()).digest()
-    return int.from_bytes(digest[:8], "little", signed=True), int.from_bytes(
-        digest[8:16], "little", signed=True
-    )
+    return int.from_bytes(digest[:8], "little", signed=True), int.from_bytes(digest[8:16], "little", signed=True)
 
 
 def _shift_right(bits: Tensor, places: int) -> Tensor:

@@ -167,9 +167,7 @@ def set_up(recipe: Recipe) -> Workbench:
         limit=settings.limit,
         class_names=settings.class_names,
     )
-    loaded = load_model(
-        recipe.model, weights=settings.weights, device=device, trust_pickle=settings.trust_pickle
-    )
+    loaded = load_model(recipe.model, weights=settings.weights, device=device, trust_pickle=settings.trust_pickle)
     first = dataset.read(0, min(_FIRST_IMAGES, len(dataset))).samples
     if not len(first):
         raise ExecutionError(f"{dataset.source}: none of the first {_FIRST_IMAGES} images can be read")
@@ -177,7 +175,9 @@ def set_up(recipe: Recipe) -> Workbench:
         model = try_out(loaded, steps, first.images, device, settings.batch)
     except ExecutionError as error:
         remedy = explain_failure(loaded, steps, first, device)
-        raise ExecutionError(f"{error}; {remedy}") from error if remedy else error
+        if remedy is None:
+            raise
+        raise ExecutionError(f"{error}; {remedy}") from error
     search = search_copy(model, first.images, settings.precision)
     names = _shifted_names(dataset.class_names, settings.label_offset)
     return Workbench(recipe, loaded, steps, model, search, dataset, names)

@@ -18,7 +18,7 @@ from auditkit.engine import Progress, Task, run_task
 from auditkit.errors import AuditError, UsageError
 from auditkit.samples import Samples
 from auditkit.store import Store
-from auditkit.workbench import Recipe, Workbench, set_up
+from auditkit.workbench import Workbench, set_up
 
 __all__ = ["in_processes"]
 
@@ -52,7 +52,8 @@ def _portable(bench: Workbench) -> bytes:
     recipe = bench.recipe
     if isinstance(recipe.model, nn.Module) or not isinstance(recipe.data, str | Path):
         raise UsageError(
-            "worker processes need a model and data given by path or module:factory; for objects in memory use workers=0"
+            "worker processes need a model and data given by path or module:factory; with objects in memory use "
+            "workers=0"
         )
     precision = str(bench.search.dtype).removeprefix("torch.") if bench.search is not None else "float32"
     settings = recipe.settings.model_copy(update={"precision": precision})
@@ -85,9 +86,7 @@ class _Pool:
         failures: dict[str, str] = {}
         lost: list[_Order] = []
         with self._executor(self.count) as executor:
-            waiting: dict[Future[str | None], _Order] = {
-                executor.submit(_do, order): order for order in orders
-            }
+            waiting: dict[Future[str | None], _Order] = {executor.submit(_do, order): order for order in orders}
             while waiting:
                 done, _ = wait(waiting, timeout=self._patience, return_when=FIRST_COMPLETED)
                 if not done:

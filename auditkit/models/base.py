@@ -62,6 +62,10 @@ def _fill(tensor: Tensor, rows: int) -> Tensor:
     return tensor if missing <= 0 else torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])])
 
 
+def _parts(images: Tensor, rows: int) -> list[Tensor]:
+    return [images[at : at + rows] for at in range(0, len(images), rows)]
+
+
 @dataclass(frozen=True)
 class Differentiable:
     """A frozen torch copy of the model that gives logits and gradients with respect to the images."""
@@ -78,13 +82,11 @@ class Differentiable:
         with torch.no_grad():
             parts = [
                 self._forward(_fill(part, self.batching.padded(len(part))))[: len(part)]
-                for part in images.split(self.batching.chunk(self.batch))
+                for part in _parts(images, self.batching.chunk(self.batch))
             ]
         return torch.cat(parts)
 
-    def gradient(
-        self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def gradient(self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, K) and the gradient (N, C, H, W) of each image's own loss.
 
         `loss(logits, *aligned)` returns (N,); the tensors `aligned` have one row an image (labels, say).
@@ -96,9 +98,7 @@ class Differentiable:
         ]
         return torch.cat([logits for logits, _ in parts]), torch.cat([gradient for _, gradient in parts])
 
-    def _gradient(
-        self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _gradient(self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor) -> tuple[Tensor, Tensor]:
         rows, computed = len(images), self.batching.padded(len(images))
         with torch.enable_grad():
             leaf = _fill(images.detach(), computed).requires_grad_(True)
@@ -141,7 +141,7 @@ class Model:
         """
         parts: list[Tensor] = []
         with torch.no_grad():
-            for part in images.split(self.batching.chunk(self.batch)):
+            for part in _parts(images, self.batching.chunk(self.batch)):
                 filled = _fill(part, self.batching.padded(len(part)))
                 scores = self.deployed(filled)
                 if scores.dim() != 2 or len(scores) != len(filled):

@@ -75,9 +75,7 @@ def settle_shapes(module: fx.GraphModule) -> None:
         if node.target is cast:
             node.kwargs = {"like": image}
         places = _LISTED.get(str(kind), ())
-        node.args = tuple(
-            _listed(module, value) if place in places else value for place, value in enumerate(node.args)
-        )
+        node.args = tuple(_listed(module, value) if place in places else value for place, value in enumerate(node.args))
         shapes = {v for place, v in enumerate(node.args) if place in places and isinstance(v, fx.Node)}
         _replace_arguments(node, functools.partial(_beside, module.graph, image, host - shapes))
 

@@ -72,9 +72,7 @@ def load_onnx_file(path: Path, device: torch.device) -> Loaded:
         freed = _freed(graph, path, device, shape)
         if freed is not None:
             session, fixed = freed, None
-            notes = (
-                f"the graph was exported for batches of {shape[0]}; it was made to take any number of images",
-            )
+            notes = (f"the graph was exported for batches of {shape[0]}; it was made to take any number of images",)
     network, reason = _twin(graph)
     quantised = any(node.op_type in _QUANTISED for node in graph.graph.node)
     before = without_final_softmax(graph)
@@ -127,7 +125,7 @@ def _session(model: bytes, path: Path, device: torch.device) -> onnxruntime.Infe
         raise ExecutionError(f"{path}: onnxruntime cannot run this graph ({text})") from error
 
 
-def _image_input(session: onnxruntime.InferenceSession, path: Path) -> Any:  # noqa: ANN401
+def _image_input(session: onnxruntime.InferenceSession, path: Path) -> Any:
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         found = ", ".join(f"{item.name} {item.shape}" for item in inputs)

@@ -53,9 +53,7 @@ def load_model(
     path = Path(text)
     if path.is_file():
         if weights is not None:
-            raise UsageError(
-                f"--weights goes with a factory (module:factory), not with the model file {path}"
-            )
+            raise UsageError(f"--weights goes with a factory (module:factory), not with the model file {path}")
         if path.suffix == ".onnx":
             from auditkit.models.onnx_files import load_onnx_file
 
@@ -72,9 +70,5 @@ def load_model(
             raise UsageError(f"no such file: {weights} (--weights)")
         return torch_files.load_factory(text, weights, device)
     if not path.exists():
-        raise UsageError(
-            f"no such model: {text} (wanted a .onnx, .pt or .pt2 file, module:factory or file.py:factory)"
-        )
-    raise UsageError(
-        f"{text} is not a model: wanted a .onnx, .pt or .pt2 file, module:factory or file.py:factory"
-    )
+        raise UsageError(f"no such model: {text} (wanted a .onnx, .pt or .pt2 file, module:factory or file.py:factory)")
+    raise UsageError(f"{text} is not a model: wanted a .onnx, .pt or .pt2 file, module:factory or file.py:factory")

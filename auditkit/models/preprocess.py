@@ -69,9 +69,7 @@ class Preprocessing:
 
 def _per_channel(values: tuple[float, ...], images: Tensor) -> Tensor:
     if len(values) not in (1, images.shape[1]):
-        raise UsageError(
-            f"--mean and --std need one number, or one a channel ({images.shape[1]}); got {len(values)}"
-        )
+        raise UsageError(f"--mean and --std need one number, or one a channel ({images.shape[1]}); got {len(values)}")
     return torch.tensor(values, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
 
 
@@ -97,9 +95,7 @@ def parse_range(text: str) -> tuple[float, float]:
     parts = _numbers(text, "--input-range is a largest value such as 255, or two numbers such as -1,1")
     low, high = (0.0, parts[0]) if len(parts) == 1 else (parts[0], parts[-1])
     if len(parts) > 2 or low >= high:
-        raise UsageError(
-            f"--input-range is a largest value such as 255, or two numbers such as -1,1; got {text!r}"
-        )
+        raise UsageError(f"--input-range is a largest value such as 255, or two numbers such as -1,1; got {text!r}")
     return low, high
 
 

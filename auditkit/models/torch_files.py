@@ -32,7 +32,7 @@ def load_torch_file(path: Path, device: torch.device, *, trust_pickle: bool) -> 
         if kind == "torch.export":
             network: nn.Module = torch.export.load(path).module()
         elif kind == "torchscript":
-            network = torch.jit.load(str(path), map_location=device)
+            network = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
         else:
             network = _unpickle(path, trust_pickle)
             notes = ("loaded from a pickle that the user trusts (--trust-pickle)",)
@@ -68,7 +68,7 @@ def _unpickle(path: Path, trust_pickle: bool) -> nn.Module:
                 f"{path} is a pickle, and loading one runs the code inside it; "
                 "export the model to ONNX or TorchScript, or add --trust-pickle if you trust its origin"
             ) from error
-        content = torch.load(path, map_location="cpu", weights_only=False)  # noqa: S614 (asked for by the user)
+        content = torch.load(path, map_location="cpu", weights_only=False)
     if isinstance(content, nn.Module):
         return content
     raise UsageError(
@@ -93,16 +93,14 @@ def load_factory(spec: str, weights: Path | None, device: torch.device) -> Loade
     elif callable(factory):
         network = _build(factory, spec, weights)
     else:
-        raise UsageError(
-            f"{spec} is a {type(factory).__name__}; wanted a function that returns a torch.nn.Module"
-        )
+        raise UsageError(f"{spec} is a {type(factory).__name__}; wanted a function that returns a torch.nn.Module")
     if not isinstance(network, nn.Module):
         raise UsageError(f"{spec} returned a {type(network).__name__}; wanted a torch.nn.Module")
     digest = digest_files([weights], extra=spec) if weights is not None else digest_state(network)
     return _loaded(network.to(device).eval(), spec, "torch", digest)
 
 
-def _build(factory: Any, spec: str, weights: Path | None) -> object:  # noqa: ANN401
+def _build(factory: Any, spec: str, weights: Path | None) -> object:
     required = [
         parameter
         for parameter in inspect.signature(factory).parameters.values()
@@ -147,9 +145,7 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
     except FileNotFoundError:
         raise UsageError(f"no such file: {path} (--weights)") from None
     except Exception as error:
-        raise UsageError(
-            f"{path} is neither safetensors nor a plain state dict ({_first_line(error)})"
-        ) from error
+        raise UsageError(f"{path} is neither safetensors nor a plain state dict ({_first_line(error)})") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -160,9 +156,7 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
 def load_module(network: nn.Module, device: torch.device) -> Loaded:
     """Take a network that lives in the caller's program; `borrowed` protects it."""
     training = sum(module.training for module in network.modules())
-    notes = (
-        (f"{training} modules were in training mode; the audit looks at evaluation mode",) if training else ()
-    )
+    notes = (f"{training} modules were in training mode; the audit looks at evaluation mode",) if training else ()
     return _loaded(network, type(network).__name__, "torch", digest_state(network), notes)
 
 
@@ -179,9 +173,7 @@ def borrowed(network: nn.Module) -> Iterator[None]:
 
 
 def _loaded(network: nn.Module, name: str, kind: str, digest: str, notes: tuple[str, ...] = ()) -> Loaded:
-    return Loaded(
-        name=name, format=kind, digest=digest, provider="torch", run=network, network=network, notes=notes
-    )
+    return Loaded(name=name, format=kind, digest=digest, provider="torch", run=network, network=network, notes=notes)
 
 
 def _first_line(error: BaseException) -> str:

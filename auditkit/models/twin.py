@@ -78,9 +78,7 @@ def differentiable_twin(model: onnx.ModelProto) -> torch.nn.Module:
 def _only_image(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     inputs, outputs = free_inputs(model), model.graph.output
     if len(inputs) != 1 or len(outputs) != 1:
-        raise TwinError(
-            f"a twin needs one input and one output; the graph has {len(inputs)} and {len(outputs)}"
-        )
+        raise TwinError(f"a twin needs one input and one output; the graph has {len(inputs)} and {len(outputs)}")
     if inputs[0].type.tensor_type.elem_type not in _FLOATS:
         raise TwinError(f"the input {inputs[0].name} is not floating point, so no gradient can reach it")
     return inputs[0]
@@ -190,9 +188,7 @@ class TwinAgreement:
         return self.label_agreement >= 0.99 and self.largest_difference <= 1e-3
 
 
-def compare(
-    twin: torch.nn.Module, run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
-) -> TwinAgreement:
+def compare(twin: torch.nn.Module, run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> TwinAgreement:
     """Compare a twin with the deployed model on images.
 
     Args:
@@ -217,9 +213,7 @@ def compare(
             raise TwinError(_one_line(error)) from error
     deployed, twins = torch.cat(wanted), torch.cat(got)
     if deployed.shape != twins.shape:
-        raise TwinError(
-            f"the twin's scores have shape {tuple(twins.shape)}, the model's {tuple(deployed.shape)}"
-        )
+        raise TwinError(f"the twin's scores have shape {tuple(twins.shape)}, the model's {tuple(deployed.shape)}")
     distances = _distances(twins, deployed)
     same = (twins.argmax(dim=1) == deployed.argmax(dim=1)).float().mean()
     return TwinAgreement(

@@ -35,9 +35,7 @@ class _Normalisation:
         return replace(steps, mean=mean, std=std)
 
 
-def candidates(
-    configured: Preprocessing, images: Tensor, layouts: tuple[Layout, ...]
-) -> tuple[Preprocessing, ...]:
+def candidates(configured: Preprocessing, images: Tensor, layouts: tuple[Layout, ...]) -> tuple[Preprocessing, ...]:
     """Return the ways of feeding that differ in effect, `configured` left out, those with few changes first.
 
     Args:
@@ -46,9 +44,7 @@ def candidates(
         layouts: The layouts to consider.
     """
     channels = images.shape[1]
-    ways = sorted(
-        _ways(configured, images, layouts), key=lambda steps: len(changed_aspects(configured, steps))
-    )
+    ways = sorted(_ways(configured, images, layouts), key=lambda steps: len(changed_aspects(configured, steps)))
     distinct = {_effect(configured, channels): configured}
     for steps in ways:
         distinct.setdefault(_effect(steps, channels), steps)

@@ -53,9 +53,7 @@ class _Attempt:
         return images if self.size is None else functional.interpolate(images, self.size, mode="bilinear")
 
 
-def explain_failure(
-    loaded: Loaded, steps: Preprocessing, samples: Samples, device: torch.device
-) -> str | None:
+def explain_failure(loaded: Loaded, steps: Preprocessing, samples: Samples, device: torch.device) -> str | None:
     """Return one line that names the options with which the network runs; None where no attempt did."""
     if len(samples) == 0:
         return None

@@ -41,9 +41,7 @@ def check_labels(samples: Samples, model: Model, label_offset: int = 0) -> None:
     else:
         remedy = "give the labels as indices of the network's outputs, from 0; see --label-offset"
     outputs = "1 output" if classes == 1 else f"{classes} outputs (labels 0 to {classes - 1})"
-    raise ExecutionError(
-        f"image {samples.ids[row]} has label {label}, but {model.info.name} has {outputs}; {remedy}"
-    )
+    raise ExecutionError(f"image {samples.ids[row]} has label {label}, but {model.info.name} has {outputs}; {remedy}")
 
 
 def has_background(labels: Tensor, class_names: Sequence[str] | None, classes: int) -> bool:
@@ -89,7 +87,7 @@ def accuracy_diagnoses(labels: Tensor, predicted: Tensor, classes: int) -> Itera
     yield warning(
         "accuracy",
         f"The network is right for {share(right, n)}; the same answers dealt to the images at random would "
-        f"be right for {chance_agreement(predicted, labels):.1%}. No other input range, normalisation, channel "
-        "order or label offset was clearly better. A robustness audit of such a network says little.",
+        f"be right for {chance_agreement(predicted, labels):.1%}. No other input range, normalisation, "
+        "channel order or label offset was clearly better. A robustness audit of such a network says little.",
         "check that the weights are trained and the labels are the network's classes in its order",
     )

@@ -60,7 +60,7 @@ def _wrong_kind(right: Preprocessing, outputs: Tensor, label_offset: int) -> Dia
         )
     else:
         text = (
-            f"--outputs probabilities was given, but the outputs for {n} images, from {low:.4g} to {high:.4g}, "
+            f"--outputs probabilities was given, but the outputs for {n} images, {low:.4g} to {high:.4g}, "
             "are none; their logarithm is not a score."
         )
     return warning("softmax", text, f"use {option}", Remedy(option_line(right, label_offset), right))

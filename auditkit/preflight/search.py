@@ -1,4 +1,4 @@
-"""Looks for a clearly better way of feeding the network, or of counting the classes, than the one configured."""
+"""Looks for a clearly better way of feeding the network, or of counting classes, than the one configured."""
 
 from __future__ import annotations
 
@@ -100,18 +100,14 @@ def _layouts(loaded: Loaded, steps: Preprocessing, model: Model, images: Tensor)
     return (steps.layout,) if bool((runs == FAILED).any()) else (steps.layout, other)
 
 
-def _ways(
-    configured: Preprocessing, steps: Preprocessing, answers: Tensor, offsets: tuple[int, ...]
-) -> Iterator[_Way]:
+def _ways(configured: Preprocessing, steps: Preprocessing, answers: Tensor, offsets: tuple[int, ...]) -> Iterator[_Way]:
     for offset in offsets:
         changes = len(changed_aspects(configured, steps)) + (offset != 0)
         if changes:
             yield _Way(steps, offset, changes, answers)
 
 
-def _on_all(
-    way: _Way, loaded: Loaded, steps: Preprocessing, model: Model, images: Tensor, predicted: Tensor
-) -> _Way:
+def _on_all(way: _Way, loaded: Loaded, steps: Preprocessing, model: Model, images: Tensor, predicted: Tensor) -> _Way:
     if way.steps == steps:
         return replace(way, predicted=predicted)
     rest = predictions(loaded, model, way.steps, images[len(way.predicted) :])
@@ -119,9 +115,7 @@ def _on_all(
 
 
 def _is_clear(way: _Way, correct: Tensor, labels: Tensor) -> bool:
-    return clearly_better(correct, way.right(labels)) and beats_chance(
-        way.predicted, labels + way.label_offset
-    )
+    return clearly_better(correct, way.right(labels)) and beats_chance(way.predicted, labels + way.label_offset)
 
 
 def _best(ways: list[_Way], correct: Tensor, labels: Tensor) -> Better:

@@ -22,9 +22,7 @@ _ALONE = 4
 _TOLERANCE = 1e-4
 
 
-def stability_diagnoses(
-    loaded: Loaded, steps: Preprocessing, model: Model, images: Tensor
-) -> Iterator[Diagnosis]:
+def stability_diagnoses(loaded: Loaded, steps: Preprocessing, model: Model, images: Tensor) -> Iterator[Diagnosis]:
     """Warn of randomness, or else of batch mates that matter; images (N, C, H, W) in [0, 1]."""
     raw = with_steps(loaded, model, replace(steps, outputs="logits"))
     rows = images[:_ROWS]
@@ -70,12 +68,22 @@ def _difference(scores: Tensor, other: Tensor) -> float:
     return float(((scores - other).abs() / scale).nan_to_num(nan=0.0).max())
 
 
+def _evaluates(loaded: Loaded) -> bool:
+    """Return whether the network is known to be in evaluation mode; of exported graphs it is not."""
+    network = loaded.network
+    return (
+        loaded.format == "torch"
+        and network is not None
+        and not any(module.training for module in network.modules())
+    )
+
+
 def _random(loaded: Loaded, changes: float, n: int) -> Diagnosis:
     text = (
         f"The same {n} images got other scores when they were run again ({_RUNS} runs, differences up to "
         f"{changes:.2g} of a row's largest score). Attacks and verdicts meet a different network each time."
     )
-    if loaded.format == "torch":
+    if _evaluates(loaded):
         text += " The network is in evaluation mode, so it is random by design."
         return warning(
             "random",
@@ -84,8 +92,8 @@ def _random(loaded: Loaded, changes: float, n: int) -> Diagnosis:
         )
     return warning(
         "random",
-        f"{text} The usual cause is dropout in a graph that was exported in training mode.",
-        "call model.eval() and export again; if it is random by design, average over draws inside it",
+        f"{text} The usual cause is dropout in a network in training mode, or exported in it.",
+        "call model.eval() (and export again); if it is random by design, average over draws inside it",
     )
 
 
@@ -94,7 +102,7 @@ def _batch_dependent(loaded: Loaded, changes: float, n: int) -> Diagnosis:
         f"{n} images got other scores alone than beside other images (differences up to {changes:.2g} of a "
         "row's largest score), so that one image's verdict depends on its neighbours."
     )
-    if loaded.format == "torch":
+    if _evaluates(loaded):
         return warning(
             "batch_dependent",
             f"{text} The network is in evaluation mode, so it mixes the rows of a batch by design.",
@@ -102,6 +110,6 @@ def _batch_dependent(loaded: Loaded, changes: float, n: int) -> Diagnosis:
         )
     return warning(
         "batch_dependent",
-        f"{text} The usual cause is batch norm in a graph that was exported in training mode.",
-        "call model.eval() and export again",
+        f"{text} The usual cause is batch norm in a network in training mode, or exported in it.",
+        "call model.eval() (and export again)",
     )

@@ -23,9 +23,7 @@ def gate_bar(gate: GateRecord) -> str:
         inside = min(max((value - start) / (end - start), 0.0), 1.0)
         return round(_EDGE + inside * (_WIDTH - 2 * _EDGE), 1)
 
-    low, value, high, threshold = (
-        place(x) for x in (estimate.low, estimate.value, estimate.high, gate.threshold)
-    )
+    low, value, high, threshold = (place(x) for x in (estimate.low, estimate.value, estimate.high, gate.threshold))
     allowed = (threshold, _WIDTH - _EDGE) if gate.bound in (">=", ">") else (_EDGE, threshold)
     return (
         f'<svg class="bar" width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'

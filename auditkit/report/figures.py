@@ -20,10 +20,11 @@ __all__ = ["draw_chart", "swatch"]
 
 _WIDTH, _HEIGHT = 520, 300
 _FONT_SIZE = 13.0
+# Fixed, for a layout that fits itself to its labels would follow the fonts of the machine.
+_AXES = (0.13, 0.175, 0.86, 0.795)
 _TICK_DISTANCE = 0.16
-_DRAWN_SECTIONS = (
-    r"^(axes|figure|font|grid|legend|lines|patch|path|savefig|svg|text|xaxis|xtick|yaxis|ytick)\."
-)
+_TICK_CHARACTERS, _LABEL_CHARACTERS = 12, 36
+_DRAWN_SECTIONS = r"^(axes|figure|font|grid|legend|lines|patch|path|savefig|svg|text|xaxis|xtick|yaxis|ytick)\."
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,14 @@ def draw_chart(chart: Chart, prefix: str, *, bands: bool) -> str:
     from matplotlib.figure import Figure
 
     with _settings(prefix):
-        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72))
+        axes = figure.add_axes(_AXES)
         for series in chart.series:
             _draw_series(axes, series, band=bands)
         _dress(axes, chart)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return inline_svg(
-        text.getvalue(), prefix=prefix, title=clean(chart.title), description=clean(chart.description)
-    )
+    return inline_svg(text.getvalue(), prefix=prefix, title=clean(chart.title), description=clean(chart.description))
 
 
 def swatch(series: Series) -> str:
@@ -123,10 +122,10 @@ def _draw_series(axes: Axes, series: Series, *, band: bool) -> None:
 
 
 def _dress(axes: Axes, chart: Chart) -> None:
-    axes.set_xlabel(clean(chart.x_label))
-    axes.set_ylabel(clean(chart.y_label))
+    axes.set_xlabel(_short(chart.x_label, _LABEL_CHARACTERS))
+    axes.set_ylabel(_short(chart.y_label, _LABEL_CHARACTERS))
     ticks = _spread({point.x: point.label for series in chart.series for point in series.points})
-    axes.set_xticks(list(ticks), [clean(label) for label in ticks.values()])
+    axes.set_xticks(list(ticks), [_short(label, _TICK_CHARACTERS) for label in ticks.values()])
     axes.grid(axis="y", color=INK, alpha=0.14, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, pad=6)
@@ -153,6 +152,11 @@ def _draw_chance(axes: Axes, chance: float) -> None:
         fontsize=_FONT_SIZE - 2,
         alpha=0.8,
     )
+
+
+def _short(text: str, characters: int) -> str:
+    text = clean(text)
+    return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 def _spread(labels: dict[float, str]) -> dict[float, str]:

@@ -84,9 +84,7 @@ def _source(picture: Picture | None, layout: Layout) -> str | None:
     return f"images/{hashlib.sha256(picture.png).hexdigest()[:16]}.png"
 
 
-def _row(
-    exhibit: ExhibitRecord, pictures: Sequence[Picture | None], sources: Sequence[str | None]
-) -> HungExhibit:
+def _row(exhibit: ExhibitRecord, pictures: Sequence[Picture | None], sources: Sequence[str | None]) -> HungExhibit:
     panels = tuple(
         HungPanel(
             title=panel.title,

@@ -23,6 +23,7 @@ __all__ = ["markdown_summary"]
 _SECTION_BYTES = 12_000
 _CELL_CHARACTERS = 400
 _MARKUP = re.compile(r"([\\`*_{}\[\]|~#$])")
+_BAR, _ESCAPED_BAR = re.compile(r"(?<!\\)\|"), r"\\|"
 _SIGNS = {
     Verdict.FAIL: "❌",
     Verdict.MISSING: "⭕",
@@ -100,7 +101,8 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+    # In a table a bar ends its cell even inside a code span.
+    return f"| {' | '.join(_BAR.sub(_ESCAPED_BAR, cell) for cell in cells)} |"
 
 
 def _fitted(lines: Sequence[str]) -> Iterator[str]:
@@ -122,11 +124,11 @@ def _prose(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Put text in a code span, where only backticks (and, in a table, bars) could end it."""
+    """Put text in a code span, where only backticks could end it."""
     text = _line(text) or " "
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|")
+    return f"{fence}{pad}{text}{pad}{fence}"
 
 
 def _line(text: str) -> str:

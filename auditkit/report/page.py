@@ -73,9 +73,7 @@ class CheckView:
     @property
     def more_metrics(self) -> dict[str, Estimate]:
         """The metrics that `main_metrics` leaves out."""
-        return {
-            name: estimate for name, estimate in self.record.metrics.items() if name not in self.main_metrics
-        }
+        return {name: estimate for name, estimate in self.record.metrics.items() if name not in self.main_metrics}
 
     @property
     def key_estimate(self) -> Estimate | None:
@@ -116,12 +114,9 @@ def build_page(result: Result, gallery: Gallery) -> PageView:
         headline=headline(result),
         gates=tuple(_gate(result, gate) for gate in ordered(result.gates)),
         overview=tuple(
-            _figure(chart, f"overview-{number}", bands=False)
-            for number, chart in enumerate(overview_charts(result))
+            _figure(chart, f"overview-{number}", bands=False) for number, chart in enumerate(overview_charts(result))
         ),
-        checks=tuple(
-            _check(result, check, gallery, f"check-{number}") for number, check in enumerate(result.checks)
-        ),
+        checks=tuple(_check(result, check, gallery, f"check-{number}") for number, check in enumerate(result.checks)),
         heat_scale=_heat_scale() if any(_has_heat(check) for check in result.checks) else Markup(""),
         date=str(result.volatile.get(_VOLATILE_DATE, "not recorded")),
         version=str(versions.get("auditkit", "not recorded")),
@@ -155,9 +150,7 @@ def _check(result: Result, check: CheckRecord, gallery: Gallery, prefix: str) ->
         word=word,
         gates=gates,
         key_metric=_key_metric(check, gates),
-        figures=tuple(
-            _figure(chart, f"{prefix}-{number}", bands=True) for number, chart in enumerate(charts)
-        ),
+        figures=tuple(_figure(chart, f"{prefix}-{number}", bands=True) for number, chart in enumerate(charts)),
         exhibits=gallery.rows.get(check.key, ()),
         left_out=gallery.left_out.get(check.key, 0),
         flags=tuple(flag for flag in result.flags if flag.check == check.key),

@@ -38,9 +38,7 @@ VERDICT_WORDS = {
 _ORDER = (Verdict.FAIL, Verdict.MISSING, Verdict.INCONCLUSIVE, Verdict.PASS, Verdict.NONE)
 
 # What XML 1.0 cannot hold, and the controls that reorder the text around them.
-_UNPRINTABLE = re.compile(
-    "[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]"
-)
+_UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def _undisputed(result: Result) -> str:
     if result.verdict is Verdict.INCONCLUSIVE:
         return _share_of_gates(result, Verdict.INCONCLUSIVE, "is undecided", "are undecided")
     n = len(result.gates)
-    return "the requirement is met" if n == 1 else f"all {n} requirements are met"
+    return {1: "the requirement is met", 2: "both requirements are met"}.get(n, f"all {n} requirements are met")
 
 
 def _not_met(result: Result, crashed: str) -> str:

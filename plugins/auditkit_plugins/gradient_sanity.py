@@ -29,8 +29,10 @@ class GradientSanity:
         id="sanity.gradients",
         title="Gradients lead to the model's weak points, so gradient attacks mean something",
         why=(
-            "Robust accuracy under a gradient attack is evidence only where gradients point to the weakness. Saturated, "
-            "quantised or randomised networks give gradients that are zero or misleading: attacks then fail for that reason "
+            "Robust accuracy under a gradient attack is evidence only where gradients point to the weakness. "
+            "Saturated, "
+            "quantised or randomised networks give gradients that are zero or misleading: attacks then fail for "
+            "that reason "
             "and the model merely looks robust (Athalye et al. 2018)."
         ),
         metrics=(

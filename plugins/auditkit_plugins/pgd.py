@@ -49,9 +49,12 @@ class PGD(Attack):
         id="noise.pgd",
         title="Predictions withstand the worst low-amplitude noise that gradients can find",
         why=(
-            "Whoever holds the model can compute which invisible change of the pixels hurts it most. The share of images "
-            "that survive such a search bounds from above how robust the model is; a stronger search can only lower it. "
-            "Such noise rarely survives a camera, so read it as a measure of how smooth the model is, not as a forecast "
+            "Whoever holds the model can compute which invisible change of the pixels hurts it most. The share "
+            "of images "
+            "that survive such a search bounds from above how robust the model is; a stronger search can only "
+            "lower it. "
+            "Such noise rarely survives a camera, so read it as a measure of how smooth the model is, not as a "
+            "forecast "
             "of attacks in the street."
         ),
         metrics=ATTACK_METRICS,
@@ -112,4 +115,5 @@ def _column(values: Tensor) -> Tensor:
 
 
 def _length(vectors: Tensor) -> Tensor:
-    return vectors.flatten(1).norm(dim=1).clamp_min(1e-12)
+    length: Tensor = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
+    return length.clamp_min(1e-12)

@@ -31,10 +31,12 @@ class GaussianNoise(Attack):
         id="noise.gaussian",
         title="Predictions withstand Gaussian sensor noise",
         why=(
-            "Every sensor adds noise, more of it in the dark. A model that noise without any intent fools is not ready for "
-            "a camera. Compare this curve with those of the attacks: the distance between them is what intent adds to chance."
+            "Every sensor adds noise, more of it in the dark. A model that noise without any intent fools is not "
+            "ready for "
+            "a camera. Compare this curve with those of the attacks: the distance between them is what intent "
+            "adds to chance."
         ),
-        metrics=ATTACK_METRICS,
+        metrics=tuple(metric for metric in ATTACK_METRICS if metric.name != "distance"),
         curves=ATTACK_CURVES,
         flags=ATTACK_FLAGS,
         references=("Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261",),
@@ -76,7 +78,8 @@ class UniformNoise(Attack):
         id="noise.uniform",
         title="Predictions withstand random noise inside the attacker's budget",
         why=(
-            "Uniform noise uses the very budget that gradient attacks have, without any aim. A model that it fools has no "
+            "Uniform noise uses the very budget that gradient attacks have, without any aim. A model that it "
+            "fools has no "
             "defence worth the name; one that it fools more often than a gradient attack does hides its gradients."
         ),
         metrics=ATTACK_METRICS,

@@ -35,8 +35,10 @@ class Saliency:
         id="explain.saliency",
         title="The model looks at a part of the image, and responds to every image",
         why=(
-            "A saliency map shows which pixels would move the decision most. It does not prove that the model is right for "
-            "the right reasons, but it shows when it is not: a map that lights up beside the object, or nowhere at all, "
+            "A saliency map shows which pixels would move the decision most. It does not prove that the model is "
+            "right for "
+            "the right reasons, but it shows when it is not: a map that lights up beside the object, or nowhere "
+            "at all, "
             "asks for a closer look before release."
         ),
         metrics=(
@@ -94,7 +96,8 @@ class Saliency:
 
 
 def _concentration(maps: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Return (N,) the share of each map (N, H, W) in its largest pixels (NaN where it is zero), and bool: not zero."""
+    """Return (N,) the share of each map (N, H, W) in its largest pixels (NaN where it is zero), and bool: not "
+    "zero."""
     flat = maps.flatten(1).double()
     total = flat.sum(1)
     largest = flat.topk(max(1, round(share * flat.shape[1])), dim=1).values.sum(1)

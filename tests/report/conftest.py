@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from auditkit.gate import judge, parse_gate
+from auditkit.report import Page, render_html
 from auditkit.result import (
     CheckRecord,
     CurveRecord,
@@ -34,15 +35,11 @@ def curve(metric: str, x_label: str, points: dict[str, tuple[float, int]]) -> Cu
         title=f"Robust accuracy over {x_label}",
         x_label=x_label,
         y_label="Robust accuracy",
-        points=tuple(
-            PointRecord(x=x, label=label, estimate=proportion(k, N)) for label, (x, k) in points.items()
-        ),
+        points=tuple(PointRecord(x=x, label=label, estimate=proportion(k, N)) for label, (x, k) in points.items()),
     )
 
 
-def attack(
-    key: str, title: str, x_label: str, points: dict[str, tuple[float, int]], **more: Any
-) -> CheckRecord:
+def attack(key: str, title: str, x_label: str, points: dict[str, tuple[float, int]], **more: Any) -> CheckRecord:
     metrics = {"clean_accuracy": proportion(563, N)}
     metrics |= {f"robust_accuracy@{label}": proportion(k, N) for label, (_, k) in points.items()}
     last = list(points.values())[-1][1]
@@ -75,9 +72,7 @@ def attack(
     )
 
 
-def exhibits(
-    key: str, count: int, arrays: Arrays, budget: str = "8/255", side: int = 32
-) -> tuple[ExhibitRecord, ...]:
+def exhibits(key: str, count: int, arrays: Arrays, budget: str = "8/255", side: int = 32) -> tuple[ExhibitRecord, ...]:
     rng = np.random.default_rng(sum(key.encode()))
     made = []
     for number in range(count):
@@ -115,13 +110,13 @@ def exhibits(
     return tuple(made)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def arrays() -> Arrays:
     """Arrays of the exhibits of `result`; filled by it."""
     return {}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def result(arrays: Arrays) -> Result:
     """Five checks (three done, one skipped, one failed) and four gates, one of each verdict."""
     linf = {"1/255": (1 / 255, 480), "2/255": (2 / 255, 371), "4/255": (4 / 255, 190), "8/255": (8 / 255, 31)}
@@ -236,6 +231,15 @@ def result(arrays: Arrays) -> Result:
     return judge(found, [parse_gate(text) for text in gates])
 
 
+@pytest.fixture(scope="session")
+def pages(result: Result, arrays: Arrays) -> dict[str, Page]:
+    """The report of `result` in each layout."""
+    return {
+        "single": render_html(result, arrays, layout="single"),
+        "folder": render_html(result, arrays, layout="folder"),
+    }
+
+
 PAYLOAD = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=go()>\x08\u202e`|*[a](b)$x$"
 _FIXED = {"status", "verdict", "bound", "level", "kind", "array", "method", "schema"}
 
@@ -252,7 +256,7 @@ def _poison(value: Any) -> Any:
             return value
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hostile(result: Result) -> Result:
     """The result with markup, control characters and addresses in every text that anybody could choose."""
     data = _poison(result.model_copy(update={"disclaimer": "Demo."}).model_dump(mode="json", by_alias=True))
@@ -263,13 +267,13 @@ def hostile(result: Result) -> Result:
     return Result.model_validate(data)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ungated(result: Result) -> Result:
     """The result without requirements."""
     return judge(result, [])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def nothing_done(result: Result) -> Result:
     """A result whose only check was skipped."""
     left = result.check("detect.cover")

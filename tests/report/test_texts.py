@@ -13,6 +13,10 @@ from auditkit.result import Verdict
 from auditkit.stats import proportion
 
 
+def parse(text: str | bytes) -> ET.Element:
+    return ET.fromstring(text)  # noqa: S314 (our own output)
+
+
 def without_failures(result):
     return result.model_copy(update={"checks": tuple(c for c in result.checks if c.status != "failed")})
 
@@ -24,7 +28,7 @@ def without_failures(result):
         (["noise.pgd/clean_accuracy >= 0.9"], "PASS: the requirement is met"),
         (
             ["noise.pgd/clean_accuracy >= 0.9", "pixel.one/clean_accuracy > 0.5"],
-            "PASS: all 2 requirements are met",
+            "PASS: both requirements are met",
         ),
         (["noise.pgd/robust_accuracy >= 0.4"], "FAIL: 1 of 1 requirement is not met"),
         (["noise.pgd/robust_accuracy@2/255 >= 0.6"], "INCONCLUSIVE: 1 of 1 requirement is undecided"),
@@ -72,7 +76,7 @@ def test_settings_read_as_a_person_writes_them():
 
 
 def test_junit_counts_what_it_holds(result):
-    root = ET.fromstring(junit_xml(result).encode())
+    root = parse(junit_xml(result).encode())
     assert [suite.get("name") for suite in root] == [check.key for check in result.checks]
     assert {name: root.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
         "tests": "8",
@@ -86,24 +90,18 @@ def test_junit_counts_what_it_holds(result):
         ("errors", "error"),
         ("skipped", "skipped"),
     ):
-        assert (
-            sum(int(suite.get(name, "")) for suite in root)
-            == len(list(root.iter(tag)))
-            == int(root.get(name, ""))
-        )
+        assert sum(int(suite.get(name, "")) for suite in root) == len(list(root.iter(tag))) == int(root.get(name, ""))
     assert sorted(failure.get("type", "") for failure in root.iter("failure")) == ["fail", "inconclusive"]
-    assert {p.get("value") for p in root.iter("property") if p.get("name") == "model.digest"} == {
-        result.model.digest
-    }
+    assert {p.get("value") for p in root.iter("property") if p.get("name") == "model.digest"} == {result.model.digest}
 
 
 def test_junit_shows_a_crash_without_requirements(ungated):
-    (error,) = ET.fromstring(junit_xml(ungated).encode()).iter("error")
+    (error,) = parse(junit_xml(ungated).encode()).iter("error")
     assert "not finite at step 3" in error.get("message", "")
 
 
 def test_junit_holds_any_text(hostile):
-    root = ET.fromstring(junit_xml(hostile).encode())
+    root = parse(junit_xml(hostile).encode())
     assert "<script>alert(1)</script>" in root.get("name", "")
     assert "\ufffd" in root.get("name", "")
 
@@ -120,9 +118,9 @@ def test_markdown_tells_the_outcome_first_and_failures_first(result):
 
 def test_markdown_lets_no_text_act(hostile):
     text = markdown_summary(hostile)
-    prose = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
+    prose = re.sub(r"(?<![\\`])(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
     assert "<" not in prose
-    assert "://" not in prose
+    assert not re.search(r"(?<!\\)://", prose)
     assert not re.search(r"(?<!\\)[\[$]", prose)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}

@@ -1,0 +1,324 @@
+"""The command line: `auditkit run`, `gate`, `report`, `checks`, `demo`, `init`, `doctor`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from auditkit.errors import AuditError, ExitCode, UsageError
+
+__all__ = ["cli", "main"]
+
+_PATH = click.Path(path_type=Path)
+_DEFAULT_CONFIG = Path("auditkit.toml")
+_DEMO_DISCLAIMER = (
+    "Demonstration: the images are traffic signs rendered by code, and the network is a small one trained on such "
+    "renderings. Nothing here says anything about photographs or about a product."
+)
+_DEMO_GATES = (
+    "noise.gaussian/clean_accuracy >= 0.9",
+    "noise.gaussian/robust_accuracy@8/255 >= 0.8",
+    "noise.pgd/robust_accuracy@2/255 >= 0.5",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(version("auditkit"), prog_name="auditkit")
+def cli() -> None:
+    """Audit an image model: attack it, see what it looks at, judge it, and show the evidence."""
+
+
+def main() -> None:
+    """Run the command line and exit with a code that means something (see `auditkit.ExitCode`)."""
+    try:
+        code = cli(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("auditkit: interrupted; what is done is kept, the same command goes on from there", err=True)
+        code = ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        click.echo(f"auditkit: {error.format_message()}", err=True)
+        code = ExitCode.USAGE
+    except AuditError as error:
+        click.echo(f"auditkit: {error}", err=True)
+        code = error.exit_code
+    except Exception as error:
+        if os.environ.get("AUDITKIT_DEBUG"):
+            traceback.print_exc()
+        text = (str(error).strip().splitlines() or [""])[0]
+        click.echo(f"auditkit: internal error, {type(error).__name__}: {text} (AUDITKIT_DEBUG=1 shows where)", err=True)
+        code = ExitCode.EXECUTION
+    sys.exit(int(code or 0))
+
+
+def _model_options(command: Any) -> Any:
+    for option in reversed(
+        (
+            click.option("--weights", type=_PATH, help="Weights of a factory: safetensors or a state dict."),
+            click.option(
+                "--trust-pickle", is_flag=True, default=None, help="Load a pickled model; runs the code in it."
+            ),
+            click.option("--mean", help="Subtracted a channel, RGB, in units of --input-range; or: imagenet."),
+            click.option("--std", help="Divided by, a channel; or: imagenet."),
+            click.option("--input-range", help="What the network takes: 1 (default), 255, or -1,1."),
+            click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), help="What the network takes."),
+            click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="What the network takes."),
+            click.option("--outputs", type=click.Choice(["logits", "probabilities"]), help="What it returns."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _sample_options(command: Any) -> Any:
+    for option in reversed(
+        (
+            click.option("--labels", type=_PATH, help="CSV of file and label, for a flat folder."),
+            click.option("--resize", help="Resize images to N or HxW."),
+            click.option("--colour", type=click.Choice(["auto", "rgb", "grey"]), help="Read images in colour or grey."),
+            click.option("--label-offset", type=int, help="Added to every label, for a background class and the like."),
+            click.option("--skip-bad", is_flag=True, default=None, help="Count unreadable images instead of stopping."),
+            click.option("--limit", type=int, help="Use this many images only."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("model", required=False)
+@click.option("--data", help="Folder, .npz, module:factory or path.py:factory.")
+@click.option("--preset", help="smoke, standard (default) or full.")
+@click.option("--checks", multiple=True, help="Ids or patterns, repeated or with commas; default: the preset's.")
+@click.option("--set", "settings", multiple=True, metavar="CHECK.OPTION=VALUE", help="Set an option of a check.")
+@click.option(
+    "--gate", "gates", multiple=True, metavar="REQUIREMENT", help='Such as "noise.pgd/robust_accuracy >= 0.4".'
+)
+@click.option("--config", type=_PATH, help="Settings in TOML; default: ./auditkit.toml, if there.")
+@click.option("--out", type=_PATH, help="Folder for results; a run that stopped goes on there. Default: audit.")
+@_model_options
+@_sample_options
+@click.option("--seed", type=int, help="Fixes every random draw. Default: 0.")
+@click.option("--batch", type=int, help="Images at once; changes speed only.")
+@click.option("--workers", type=int, help="Processes; 0 (default): this one.")
+@click.option("--device", help="auto (default), cpu, cuda, cuda:1.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    help="Of the search only; verdicts come from the model as it is.",
+)
+@click.option("--time-limit", type=float, help="Seconds a check may take on a shard.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def run(model: str | None, config: Path | None, as_json: bool, quiet: bool, **given: Any) -> int:
+    """Audit MODEL: a .onnx, .pt or .pt2 file, module:factory or path.py:factory."""
+    from auditkit.auditing import run_audit
+    from auditkit.config import settings_from
+    from auditkit.workbench import Recipe
+
+    values = _merge(config, given)
+    model = model or values.pop("model", None)
+    data = values.pop("data", None)
+    out = Path(values.pop("out", None) or "audit")
+    values.pop("model", None)
+    if model is None or data is None:
+        missing = "MODEL" if model is None else "--data"
+        raise UsageError(f"{missing} is missing: auditkit run MODEL --data DATA (or model and data in auditkit.toml)")
+    recipe = Recipe(model, data, settings_from(values))
+    return _run_and_tell(lambda progress: run_audit(recipe, out, progress, command=_command()), out, as_json, quiet)
+
+
+def _run_and_tell(work: Any, out: Path, as_json: bool, quiet: bool) -> int:
+    from rich.console import Console
+
+    from auditkit.gate import exit_code
+    from auditkit.terminal import print_result, progress_for
+
+    progress = progress_for(quiet)
+    try:
+        audited = work(progress)
+    finally:
+        progress.close()
+    if as_json:
+        click.echo(audited.result.to_json(), nl=False)
+    else:
+        print_result(audited.result, Console(soft_wrap=True))
+        click.echo(f"report: {out / 'report.html'}")
+    return exit_code(audited.result)
+
+
+def _merge(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the file, overridden by those of the command line."""
+    from auditkit.config import read_config
+
+    if config is None and _DEFAULT_CONFIG.is_file():
+        config = _DEFAULT_CONFIG
+    values = read_config(config) if config is not None else {}
+    if checks := given.pop("checks"):
+        values["checks"] = tuple(part for item in checks for part in item.split(",") if part)
+    if gates := given.pop("gates"):
+        values["gates"] = gates
+    options = {key: dict(of_check) for key, of_check in values.get("options", {}).items()}
+    for item in given.pop("settings"):
+        name, equals, value = item.partition("=")
+        check, dot, option = name.strip().rpartition(".")
+        if not equals or not dot or "." not in check:
+            raise UsageError(f"--set takes CHECK.OPTION=VALUE, such as noise.pgd.steps=20; got {item!r}")
+        options.setdefault(check, {})[option] = value
+    if options:
+        values["options"] = options
+    values |= {name: value for name, value in given.items() if value is not None}
+    return values
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["auditkit", *sys.argv[1:]])
+
+
+@cli.command()
+@click.argument("result", type=_PATH)
+@click.option("--gate", "gates", multiple=True, metavar="REQUIREMENT", help="Requirements in place of the stored ones.")
+@click.option("--json", "as_json", is_flag=True, help="Print the judged result as JSON.")
+def gate(result: Path, gates: tuple[str, ...], as_json: bool) -> int:
+    """Judge a stored RESULT (the folder of an audit) again; nothing is measured."""
+    from rich.console import Console
+
+    from auditkit.auditing import load_result
+    from auditkit.gate import exit_code, judge, parse_gate
+    from auditkit.terminal import print_result
+
+    judged = load_result(result).result
+    if gates:
+        judged = judge(judged, [parse_gate(text) for text in gates])
+    if as_json:
+        click.echo(judged.to_json(), nl=False)
+    else:
+        print_result(judged, Console(soft_wrap=True))
+    return exit_code(judged)
+
+
+@cli.command()
+@click.argument("result", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="report.html for a single file, a folder for the folder layout.")
+@click.option("--format", "form", type=click.Choice(["html", "junit", "markdown", "json"]), default="html")
+@click.option("--gate", "gates", multiple=True, metavar="REQUIREMENT", help="Requirements in place of the stored ones.")
+def report(result: Path, out: Path, form: str, gates: tuple[str, ...]) -> int:
+    """Render a stored RESULT (the folder of an audit) again; nothing is measured."""
+    import dataclasses
+
+    from auditkit.auditing import load_result
+    from auditkit.gate import judge, parse_gate
+    from auditkit.report import junit_xml, markdown_summary
+    from auditkit.result import Result
+    from auditkit.store import write_atomically
+
+    audited = load_result(result)
+    if gates:
+        judged = judge(audited.result, [parse_gate(text) for text in gates])
+        audited = dataclasses.replace(audited, result=judged)
+    if form == "html":
+        out = audited.report(out)
+    else:
+        render = {"junit": junit_xml, "markdown": markdown_summary, "json": Result.to_json}[form]
+        write_atomically(out, render(audited.result).encode())
+    click.echo(f"report: {out}")
+    return 0
+
+
+@cli.group()
+def checks() -> None:
+    """See which checks there are and what they do."""
+
+
+@checks.command("list")
+@click.option("--json", "as_json", is_flag=True)
+def list_checks(as_json: bool) -> int:
+    """List the installed checks; none is imported."""
+    import json
+
+    from auditkit.registry import entries
+
+    found = [{"id": entry.id, "distribution": entry.distribution, "value": entry.point.value} for entry in entries()]
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        width = max((len(item["id"]) for item in found), default=0)
+        for item in found:
+            click.echo(f"{item['id']:{width}}  {item['distribution']}")
+    return 0
+
+
+@checks.command("show")
+@click.argument("check_id")
+def show_check(check_id: str) -> int:
+    """Show what a check does, what it needs, its options and metrics."""
+    import inspect
+
+    from auditkit.plan import default_options
+    from auditkit.registry import find, load_check
+
+    entry = find(check_id)
+    kind = load_check(entry)
+    spec = kind.spec
+    needs = ", ".join(sorted(need.value for need in spec.needs)) or "nothing special"
+    lines = [f"{spec.id} ({entry.distribution})", spec.title, "", inspect.getdoc(kind) or "", "", spec.why, ""]
+    lines += [f"needs: {needs}", "options:"]
+    lines += [f"  {name} = {value}" for name, value in default_options(kind).items()]
+    lines += ["metrics:", *(f"  {metric.name}: {metric.title}" for metric in spec.metrics)]
+    lines += ["presets: " + (", ".join(spec.presets) or "none"), *(f"see {link}" for link in spec.references)]
+    click.echo("\n".join(lines))
+    return 0
+
+
+@cli.command()
+@click.option("--out", type=_PATH, default=Path("auditkit-demo"), show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def demo(out: Path, quiet: bool) -> int:
+    """Audit a small network on rendered traffic signs, both of which come with auditkit."""
+    from auditkit.auditing import run_audit
+    from auditkit.config import settings_from
+    from auditkit.demo import IMAGES, WEIGHTS
+    from auditkit.workbench import Recipe
+
+    settings = settings_from({"preset": "standard", "weights": WEIGHTS, "gates": _DEMO_GATES})
+    recipe = Recipe("auditkit.demo.network:SignNet", str(IMAGES), settings)
+    _run_and_tell(
+        lambda progress: run_audit(recipe, out, progress, command="auditkit demo", disclaimer=_DEMO_DISCLAIMER),
+        out,
+        False,
+        quiet,
+    )
+    return 0
+
+
+@cli.command()
+@click.option("--out", type=_PATH, default=_DEFAULT_CONFIG, show_default=True)
+def init(out: Path) -> int:
+    """Write a commented auditkit.toml to start from."""
+    from auditkit.starter import STARTER
+    from auditkit.store import write_atomically
+
+    if out.exists():
+        raise UsageError(f"{out} is there already; move it away, or choose another --out")
+    write_atomically(out, STARTER.encode())
+    click.echo(f"written: {out}")
+    return 0
+
+
+@cli.command()
+def doctor() -> int:
+    """Explain this machine: versions, devices, and what would get in the way."""
+    from auditkit.doctor import examine
+
+    lines, healthy = examine()
+    click.echo("\n".join(lines))
+    return 0 if healthy else ExitCode.EXECUTION

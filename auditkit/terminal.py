@@ -1,0 +1,115 @@
+"""What a person at a terminal sees while an audit runs, and when it is done."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from auditkit.report.text import ordered, verdict_sentence
+from auditkit.result import Result, Verdict
+from auditkit.stats import Estimate
+
+__all__ = ["Bar", "Lines", "print_result", "progress_for"]
+
+_SECONDS_BETWEEN_LINES = 10.0
+_COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.MISSING: "magenta"}
+
+
+class Bar:
+    """A progress bar with images a second and the time left, on stderr."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def start(self, total: int) -> None:
+        """Draw the bar."""
+        self._progress.start()
+        self._task = self._progress.add_task("starting", total=total, rate="")
+
+    def advance(self, pairs: int, key: str) -> None:
+        """Move it."""
+        if self._task is None:
+            return
+        speed = self._progress.tasks[0].speed
+        rate = f"{speed:.0f} images/s" if speed else ""
+        self._progress.update(self._task, advance=pairs, description=key, rate=rate)
+
+    def close(self) -> None:
+        """Take it away."""
+        self._progress.stop()
+
+
+class Lines:
+    """A line now and then, for logs."""
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._done = 0
+        self._began = self._last = time.monotonic()
+
+    def start(self, total: int) -> None:
+        """Note how much there is to do."""
+        self._total, self._began = total, time.monotonic()
+
+    def advance(self, pairs: int, key: str) -> None:
+        """Write a line if the last one is some seconds old."""
+        self._done += pairs
+        now = time.monotonic()
+        if pairs and now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = now
+            rate = self._done / max(now - self._began, 1e-9)
+            sys.stderr.write(f"auditkit: {key}, {self._done} of {self._total} images, {rate:.0f} images/s\n")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Nothing is left to take away."""
+
+
+def progress_for(quiet: bool) -> Bar | Lines:
+    """Return a bar for a terminal, lines for anything else."""
+    return Bar() if sys.stderr.isatty() and not quiet else Lines()
+
+
+def print_result(result: Result, console: Console) -> None:
+    """Print the verdict, the requirements, the checks and the flags; what comes from files is never read as markup."""
+    console.print(Text(verdict_sentence(result), style=f"bold {_COLOURS.get(result.verdict, '')}"))
+    if result.disclaimer:
+        console.print(Text(result.disclaimer, style="italic"))
+    if result.gates:
+        table = Table("requirement", "found", "verdict", box=None, pad_edge=False)
+        for gate in ordered(result.gates):
+            found = _interval(gate.estimate) if gate.estimate is not None else "nothing"
+            wanted = Text(f"{gate.metric} {gate.bound} {gate.threshold_text}")
+            table.add_row(wanted, found, Text(gate.verdict.value, style=_COLOURS.get(gate.verdict, "")))
+        console.print(table)
+    for check in result.checks:
+        line = Text(f"{check.key}: ", style="bold")
+        if check.status == "done":
+            shown = [name for name in check.metrics if "@" not in name][:3]
+            line.append(", ".join(f"{name} {_interval(check.metrics[name])}" for name in shown), style="not bold")
+        else:
+            line.append(f"{check.status}: {check.reason}", style="not bold")
+        console.print(line)
+    for note in result.notes:
+        if note.level == "warning":
+            console.print(Text(f"! {note.text} -> {note.remedy}", style="yellow"))
+    for flag in result.flags:
+        console.print(Text(f"! {flag.check} ({flag.id}): {flag.text} -> {flag.remedy}", style="yellow"))
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.3g} ({estimate.low:.3g} to {estimate.high:.3g}, n={estimate.n})"
