@@ -11,6 +11,7 @@ import numpy.typing as npt
 from auditkit.attack import Attack
 from auditkit.check import Exhibit
 from auditkit.engine import Execution, missing_capability
+from auditkit.errors import ExecutionError
 from auditkit.exhibits import EXHIBITS
 from auditkit.findings import curves, flags, join_columns, metrics, top_exhibits
 from auditkit.plan import Planned
@@ -93,7 +94,10 @@ def _check(
     if record.status != "done":
         return record, ()
     units = [store.get(digest) for (key, _), digest in sorted(execution.units.items()) if key == planned.key]
-    columns = join_columns([unit.findings.columns for unit in units])
+    try:
+        columns = join_columns([unit.findings.columns for unit in units])
+    except ExecutionError as error:
+        return record.model_copy(update={"status": "failed", "reason": str(error)}), ()
     estimates, titles = metrics(spec, columns)
     table |= {f"{planned.key}/{name}": column for name, column in columns.items()}
     queries: dict[str, float] = {}

@@ -60,7 +60,8 @@ class Attack(ABC):
 
     An author declares the options as fields of a frozen dataclass, and writes `start` and `step` over a state: a
     dataclass of tensors with one row a sample, one of them `images`, the point that the row stands at. Rows of
-    different age share a batch, so every schedule is kept in the state, and nothing may be read across rows.
+    different age share a batch, so every schedule is kept in the state, and nothing may be read across rows. A state
+    may have a field `given_up`, bool (N,), for rows that shall not be stepped further.
     """
 
     spec: ClassVar[Spec]

@@ -8,6 +8,8 @@ import io
 import platform
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from torch import nn
 
 from auditkit.assemble import Arrays, assemble
@@ -25,7 +28,7 @@ from auditkit.gate import Gate, exit_code, judge, parse_gate
 from auditkit.plan import Planned, plan_checks
 from auditkit.preflight import preflight
 from auditkit.report import junit_xml, markdown_summary, write_html
-from auditkit.result import Result, Verdict
+from auditkit.result import SCHEMA, Result, Verdict
 from auditkit.stats import Estimate
 from auditkit.store import Store, write_atomically
 from auditkit.workbench import Recipe, protected, set_up
@@ -129,12 +132,19 @@ def run_audit(
         stack.enter_context(protected(recipe))
         bench = set_up(recipe)
         first = bench.read(*bench.shards[0]).samples
-        notes = preflight(bench.loaded, bench.steps, bench.model, first, class_names=bench.class_names)
+        notes = preflight(
+            bench.loaded,
+            bench.steps,
+            bench.model,
+            first,
+            class_names=bench.class_names,
+            label_offset=settings.label_offset,
+        )
         store = Store(folder / "units")
         elsewhere = in_processes(settings.workers) if settings.workers else None
         execution = execute(bench, plan, store, progress, elsewhere)
         volatile = {
-            "started": started.isoformat(timespec="seconds"),
+            "date": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - began, 2),
             "command": command,
             "batch": settings.batch,
@@ -161,7 +171,8 @@ def _gates(settings: Settings, plan: Sequence[Planned]) -> list[Gate]:
         ]
         plain = gate.metric.partition("@")[0]
         if plain not in metrics:
-            raise UsageError(f"{gate.check} gives no metric {plain!r}{did_you_mean(plain, metrics)}")
+            hint = did_you_mean(plain, metrics) or f"; it gives {', '.join(metrics)}"
+            raise UsageError(f"{gate.check} gives no metric {plain!r}{hint}")
     return gates
 
 
@@ -220,14 +231,20 @@ def load_result(path: Path) -> AuditResult:
         table, arrays = (_read_npz(file.with_name(name)) for name in ("samples.npz", "exhibits.npz"))
     except FileNotFoundError as error:
         raise UsageError(f"no stored audit: {error.filename} is missing") from None
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{file} is not a readable result of auditkit ({reason})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{file} is not a readable result of auditkit ({where}: {first['msg']})") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"{file} is not a readable result of auditkit ({error})") from None
+    if result.schema_version != SCHEMA:
+        raise UsageError(f"{file} has schema {result.schema_version}; this auditkit reads schema {SCHEMA}")
     return AuditResult(result, table, arrays)
 
 
 def _read_npz(path: Path) -> Arrays:
     if not path.is_file():
         return {}
-    with np.load(path, allow_pickle=False) as stored:
+    # Given a path, numpy leaves the file open when the archive turns out to be damaged.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}

@@ -19,9 +19,9 @@ def parse_budget(text: str | float) -> float:
         ValueError: `text` is neither a number nor a fraction of two numbers, or it is negative or not finite.
     """
     if isinstance(text, str):
-        numerator, _, denominator = text.partition("/")
+        numerator, slash, denominator = text.partition("/")
         try:
-            value = float(numerator) / (float(denominator) if denominator else 1.0)
+            value = float(numerator) / (float(denominator) if slash else 1.0)
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"a budget is a number or a fraction such as 8/255, not {text!r}") from None
     else:
@@ -32,14 +32,17 @@ def parse_budget(text: str | float) -> float:
 
 
 def budget_text(value: float) -> str:
-    """Return `value` as a fraction of 255 where it is one and no short decimal, else as a decimal."""
-    if math.isclose(value, round(value, 2), rel_tol=1e-9):
-        return f"{value:g}"
-    grey_levels = value * _LARGEST_GREY_LEVEL
-    in_quarters = round(grey_levels * 4) / 4
-    if 0 < value < 1 and math.isclose(grey_levels, in_quarters, rel_tol=1e-6):
+    """Return `value` as a fraction of 255 where it is one and no short decimal, else as a decimal.
+
+    What is read from the text is `value` itself: two budgets never share a text.
+    """
+    short = f"{value:g}"
+    if value == round(value, 2) and float(short) == value:
+        return short
+    in_quarters = round(value * _LARGEST_GREY_LEVEL * 4) / 4
+    if 0 < value < 1 and in_quarters / _LARGEST_GREY_LEVEL == value:
         return f"{in_quarters:g}/{_LARGEST_GREY_LEVEL}"
-    return f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _sorted_budgets(value: object) -> tuple[float, ...]:

@@ -37,18 +37,25 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit with a code that means something (see `auditkit.ExitCode`)."""
     try:
-        code = cli(standalone_mode=False)
+        code = cli(prog_name="auditkit", standalone_mode=False)
     except click.exceptions.Exit as error:
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("auditkit: interrupted; what is done is kept, the same command goes on from there", err=True)
         code = ExitCode.INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = ExitCode.USAGE
     except click.ClickException as error:
-        click.echo(f"auditkit: {error.format_message()}", err=True)
+        click.echo(f"auditkit: {_on_one_line(error.format_message())}", err=True)
         code = ExitCode.USAGE
     except AuditError as error:
-        click.echo(f"auditkit: {error}", err=True)
+        click.echo(f"auditkit: {_on_one_line(str(error))}", err=True)
         code = error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"auditkit: {_on_one_line(f'{where}{error.strerror or error}')}", err=True)
+        code = ExitCode.EXECUTION
     except Exception as error:
         if os.environ.get("AUDITKIT_DEBUG"):
             traceback.print_exc()
@@ -56,6 +63,10 @@ def main() -> None:
         click.echo(f"auditkit: internal error, {type(error).__name__}: {text} (AUDITKIT_DEBUG=1 shows where)", err=True)
         code = ExitCode.EXECUTION
     sys.exit(int(code or 0))
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _model_options(command: Any) -> Any:

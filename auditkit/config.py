@@ -111,6 +111,12 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in values:
         if name not in known:
             raise UsageError(f"{path}: there is no setting {name!r}{did_you_mean(name, known)}")
+    for name in ("model", "data", "out"):
+        if not isinstance(values.get(name, ""), str):
+            raise UsageError(f"{path}: {name} = {values[name]!r}: wanted a text")
+    options = values.get("options", {})
+    if not isinstance(options, dict) or not all(isinstance(of_check, dict) for of_check in options.values()):
+        raise UsageError(f'{path}: options = {options!r}: wanted a table a check, such as [options."noise.pgd"]')
     folder = path.parent
     for name in ("model", "data", "weights", "labels", "out"):
         if isinstance(values.get(name), str):

@@ -35,7 +35,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended; `image` (C, H, W) and `logits` (K,) are the deployed model's word on the last point shown to it."""
+    """How a job ended.
+
+    `image` (C, H, W) is the last point that the deployed model was shown, `logits` (K,) what it said.
+    """
 
     job: Job
     fooled: bool
@@ -105,6 +108,7 @@ class _Ledger:
     backwards: int = 0
     overstepped: int = 0
     refuted: int = 0
+    spent: bool = False
     at_last_point: bool = False
 
 
@@ -186,7 +190,8 @@ class _Drive:
         at = torch.tensor([job.sample for job in jobs], dtype=torch.int64, device=self.samples.labels.device)
         clean, labels = self.samples.images.index_select(0, at), self.samples.labels.index_select(0, at)
         eps = torch.tensor([job.eps for job in jobs], dtype=clean.dtype, device=clean.device)
-        state = self.attack.start(clean, labels, eps, self.streams(jobs))
+        # Copies: an attack that works in place must not move what its budget is measured from.
+        state = self.attack.start(clean.clone(), labels.clone(), eps.clone(), self.streams(jobs))
         self._check_rows("start", state, len(jobs))
         return _Group(_Rows(state, clean, labels, eps, clean), [_Ledger(job) for job in jobs])
 
@@ -202,15 +207,17 @@ class _Drive:
             ledger.overstepped += outside
         hit = queries.found.view(-1, 1, 1, 1)
         points = torch.where(hit, queries.candidates, state.images)
-        self._retire(_Group(_Rows(state, rows.clean, rows.labels, rows.eps, points), group.ledgers), queries.found)
+        given_up = getattr(state, "given_up", None)
+        stepped = _Group(_Rows(state, rows.clean, rows.labels, rows.eps, points), group.ledgers)
+        self._retire(stepped, queries.found, given_up.tolist() if given_up is not None else None)
 
-    def _retire(self, group: _Group, found: Tensor) -> None:
+    def _retire(self, group: _Group, found: Tensor, given_up: list[bool] | None) -> None:
         leaving: list[int] = []
         staying: list[int] = []
         for row, (hit, ledger) in enumerate(zip(found.tolist(), group.ledgers, strict=True)):
-            spent = ledger.steps >= self.attack.steps
-            ledger.at_last_point = spent and not hit
-            (leaving if hit or spent else staying).append(row)
+            ledger.spent = ledger.steps >= self.attack.steps or (given_up is not None and given_up[row])
+            ledger.at_last_point = ledger.spent and not hit
+            (leaving if hit or ledger.spent else staying).append(row)
         if leaving:
             self.parked.append(group.take(leaving))
         if staying:
@@ -234,7 +241,7 @@ class _Drive:
                 self.queue.report(_outcome(ledger, wrong and legal, rows.points[row], logits[row]))
                 continue
             ledger.refuted += 1
-            ledger.at_last_point = ledger.steps >= self.attack.steps
+            ledger.at_last_point = ledger.spent
             (last if ledger.at_last_point else again).append(row)
         if again:
             self.running.append(group.take(again))

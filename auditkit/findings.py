@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,8 +24,16 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
     """Hold the findings of one shard to the contract.
 
     Raises:
-        ExecutionError: a column is missing, has another length or type, or holds numbers that are not finite.
+        ExecutionError: a column is missing, has another length or type, or holds numbers that are not finite; or the
+            same holds for counted passes, or for the score of an exhibit.
     """
+    for name in ("forwards", "backwards"):
+        _check_passes(spec, name, getattr(findings, name), n)
+    for exhibit in findings.exhibits:
+        if not math.isfinite(exhibit.score):
+            raise ExecutionError(f"{spec.id} returned an exhibit of {exhibit.sample} with score {exhibit.score}")
+        if any(not isinstance(p.array, np.ndarray) or p.array.dtype.kind not in "biuf" for p in exhibit.panels):
+            raise ExecutionError(f"{spec.id} returned an exhibit of {exhibit.sample} with a panel that is no array")
     for name, column in findings.columns.items():
         if not isinstance(column, np.ndarray) or column.shape != (n,):
             got = getattr(column, "shape", type(column).__name__)
@@ -37,6 +46,13 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
             raise ExecutionError(f"{spec.id} returned no column {metric.column}, which its metric {metric.name} needs")
         for suffix, column in named:
             _check_values(spec, metric, suffix, column, findings.columns)
+
+
+def _check_passes(spec: Spec, name: str, passes: object, n: int) -> None:
+    if passes is None:
+        return
+    if not isinstance(passes, np.ndarray) or passes.shape != (n,) or passes.dtype.kind not in "iu":
+        raise ExecutionError(f"{spec.id} returned {name} that are not ({n},) integers, a count a sample")
 
 
 def _check_values(spec: Spec, metric: Metric, suffix: str, column: npt.NDArray[Any], columns: Columns) -> None:
@@ -65,7 +81,14 @@ def _among(metric: Metric, suffix: str, columns: Columns) -> npt.NDArray[np.bool
 
 
 def join_columns(parts: Sequence[Columns]) -> dict[str, npt.NDArray[Any]]:
-    """Return the columns of all shards, in order."""
+    """Return the columns of all shards, in order.
+
+    Raises:
+        ExecutionError: the shards do not have the same columns.
+    """
+    for part in parts:
+        if list(part) != list(parts[0]):
+            raise ExecutionError(f"the shards have different columns: {list(parts[0])} and {list(part)}")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -114,7 +114,8 @@ def _why_missing(gate: Gate, check: CheckRecord | None) -> str:
     if check is None:
         return f"the audit holds no check {gate.check}"
     if check.status != "done":
-        return f"{gate.check} was {check.status}: {check.reason}"
+        verb = "failed" if check.status == "failed" else f"was {check.status}"
+        return f"{gate.check} {verb}: {check.reason}"
     known = ", ".join(sorted(check.metrics)) or "none"
     return f"{gate.check} gave no metric {gate.metric}; it gave {known}"
 

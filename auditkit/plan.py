@@ -58,6 +58,7 @@ def plan_checks(
     for wish in _wishes(names):
         try:
             kind = load_check(wish.entry)
+            _try_preset(kind, preset, wish.entry)
         except ExecutionError as error:
             if wish.required:
                 raise
@@ -79,10 +80,19 @@ def plan_checks(
     return tuple(planned), tuple(broken)
 
 
+def _try_preset(kind: type[Any], preset: str, entry: Entry) -> None:
+    """Make sure that a check can be had with its own options for this preset: a fault in them is its author's."""
+    try:
+        configure(kind, kind.spec.presets.get(preset, {}), entry.id, entry.distribution)
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExecutionError(f"check {entry.id} of {entry.distribution} cannot be set up: {text}") from error
+
+
 def _wishes(names: Sequence[str]) -> list[_Wish]:
     known = entries()
     if not names:
-        return [_Wish(entry.id, entry, required=False) for entry in known]
+        return [_Wish(name, find(name), required=False) for name in sorted({entry.id for entry in known})]
     wishes: dict[str, _Wish] = {}
     for name in names:
         if any(mark in name for mark in "*?["):
@@ -90,7 +100,7 @@ def _wishes(names: Sequence[str]) -> list[_Wish]:
             if not matching:
                 raise UsageError(f"no check matches {name!r}; see auditkit checks list")
             for entry in matching:
-                wishes.setdefault(entry.id, _Wish(entry.id, entry, required=False))
+                wishes.setdefault(entry.id, _Wish(entry.id, find(entry.id), required=False))
         else:
             wishes[name] = _Wish(name, find(name.partition("@")[0]), required=True)
     return list(wishes.values())

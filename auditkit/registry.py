@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -66,14 +67,27 @@ def load_check(entry: Entry) -> type[Any]:
             f"check {entry.id} of {entry.distribution} cannot be imported: "
             f"{type(error).__name__}: {lines[0] if lines else ''}"
         ) from error
+    from pydantic import TypeAdapter
+
+    from auditkit.check import Spec
+
     spec = getattr(loaded, "spec", None)
     if (
         not isinstance(loaded, type)
-        or getattr(spec, "id", None) != entry.id
+        or not dataclasses.is_dataclass(loaded)
+        or not isinstance(spec, Spec)
+        or spec.id != entry.id
         or not callable(getattr(loaded, "run", None))
     ):
         raise ExecutionError(
             f"check {entry.id} of {entry.distribution} is not a check: wanted a dataclass with a method run and a "
             f"spec whose id is {entry.id!r}, got {loaded!r}"
         )
+    try:
+        TypeAdapter(loaded)
+    except Exception as error:
+        raise ExecutionError(
+            f"check {entry.id} of {entry.distribution} is not a check that can be set up: "
+            f"{(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+        ) from error
     return loaded

@@ -18,7 +18,7 @@ _MOST_IMAGES = 10_000_000
 class Estimate(BaseModel):
     """A value, the interval that holds the true one at the stated confidence, and the number of images behind it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     value: float
     low: float

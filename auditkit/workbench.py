@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from auditkit.models.torch_files import borrowed
 from auditkit.models.tryout import try_out
 from auditkit.plan import Planned
 from auditkit.preflight import explain_failure
+from auditkit.preflight.labels import check_labels
 from auditkit.samples import Dataset, Read, Samples, open_dataset
 from auditkit.store import Unit
 
@@ -70,7 +71,7 @@ class Workbench:
         offset = self.recipe.settings.label_offset
         if offset:
             samples = Samples(samples.images, samples.labels + offset, samples.ids, samples.masks)
-        _check_labels(samples, self.model)
+        check_labels(samples, self.model, offset)
         return Read(samples.to(self.model.device), read.skipped)
 
     def run(self, planned: Planned, samples: Samples, progress: Callable[[int], None]) -> Unit:
@@ -87,7 +88,7 @@ class Workbench:
                 return Unit(findings, time.monotonic() - began)
             except AuditError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if _is_out_of_memory(error) and batch > _SMALLEST_BATCH:
                     batch //= 2
                     continue
@@ -104,7 +105,7 @@ class Workbench:
             key=planned.key,
             seed=self.recipe.settings.seed,
             batch=batch,
-            shelf=self._shelf_for(samples),
+            shelf=self._shelf_for(samples, model),
             search=replace(self.search, batch=batch) if self.search is not None else None,
             class_names=self.class_names,
             time_limit=self.recipe.settings.time_limit,
@@ -117,28 +118,23 @@ class Workbench:
         check_columns(planned.check.spec, findings, len(samples))
         return findings
 
-    def _shelf_for(self, samples: Samples) -> Shelf:
+    def _shelf_for(self, samples: Samples, model: Model) -> Shelf:
         if self._shelf is None or self._shelf.samples is not samples:
-            self._shelf = Shelf(self.model, samples)
+            self._shelf = Shelf(model, samples)
+        self._shelf.model = model
         return self._shelf
 
 
-def _check_labels(samples: Samples, model: Model) -> None:
-    for sample, label in zip(samples.ids, samples.labels.tolist(), strict=True):
-        if label >= model.info.classes:
-            raise ExecutionError(
-                f"sample {sample} has label {label}, the model has {model.info.classes} outputs "
-                f"(0 to {model.info.classes - 1}); if its labels count from 1, add --label-offset -1"
-            )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def protected(recipe: Recipe) -> AbstractContextManager[None]:
-    """Return a context in which a caller's network is in evaluation mode, and after which it is as before."""
-    return borrowed(recipe.model) if isinstance(recipe.model, nn.Module) else nullcontext()
+@contextmanager
+def protected(recipe: Recipe) -> Iterator[None]:
+    """Keep a caller's network in evaluation mode, and give it and torch's random state back as they were."""
+    network = borrowed(recipe.model) if isinstance(recipe.model, nn.Module) else nullcontext()
+    with torch.random.fork_rng(), network:
+        yield
 
 
 def set_up(recipe: Recipe) -> Workbench:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import pickle
+import signal
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -66,64 +69,71 @@ class _Pool:
     time_limit: float | None
     progress: Progress
     bench: Workbench
+    failures: dict[str, str] = field(default_factory=dict)
 
     def run(self, orders: list[_Order]) -> dict[str, str]:
-        failures, lost = self._together(orders)
-        # A dead process breaks the pool for everybody: each unit that was under way gets a process of its own, so
-        # that only the guilty one fails.
-        for order in lost:
-            key = order.task.planned.key
-            if key in failures:
-                self._advance(order)
-                continue
-            failure = self._alone(order)
-            if failure is not None:
-                failures[key] = failure
-            self._advance(order)
-        return failures
+        waiting = deque(orders)
+        while waiting:
+            # A dead process breaks its pool for everybody: what was under way gets a process of its own, so that only
+            # the guilty unit fails.
+            for suspect in self._work(waiting, self.count):
+                if self._work(deque([suspect]), 1):
+                    self._end(suspect, "its process died (a crash in native code, out of memory, or os._exit)")
+        return self.failures
 
-    def _together(self, orders: list[_Order]) -> tuple[dict[str, str], list[_Order]]:
-        failures: dict[str, str] = {}
-        lost: list[_Order] = []
-        with self._executor(self.count) as executor:
-            waiting: dict[Future[str | None], _Order] = {executor.submit(_do, order): order for order in orders}
-            while waiting:
-                done, _ = wait(waiting, timeout=self._patience, return_when=FIRST_COMPLETED)
-                if not done:
-                    _kill(executor)
-                for future in done:
-                    order = waiting.pop(future)
-                    try:
-                        failure = future.result()
-                    except BrokenProcessPool:
-                        lost.append(order)
-                        continue
-                    if failure is not None:
-                        failures[order.task.planned.key] = failure
-                    self._advance(order)
-        lost.sort(key=lambda order: orders.index(order))
-        return failures, lost
-
-    def _alone(self, order: _Order) -> str | None:
-        with self._executor(1) as executor:
-            future = executor.submit(_do, order)
-            done, _ = wait([future], timeout=self._patience)
-            if not done:
-                _kill(executor)
-                return f"stopped: it did not end within its time limit of {self.time_limit:g} s a shard"
+    def _work(self, waiting: deque[_Order], count: int) -> list[_Order]:
+        """Do what is waiting in `count` processes; return what was under way when one of them died."""
+        running: dict[Future[str | None], tuple[_Order, float]] = {}
+        context = multiprocessing.get_context("spawn")
+        # Ctrl-C reaches every process of a terminal; this one alone answers, and ends the others.
+        with ProcessPoolExecutor(count, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as executor:
             try:
-                return future.result()
+                while self._fill(executor, waiting, running, count):
+                    done, _ = wait(running, timeout=self._time_left(running), return_when=FIRST_COMPLETED)
+                    for future in done:
+                        self._end(running[future][0], future.result())
+                        del running[future]
+                    if self._time_left(running) == 0:
+                        _kill(executor)
+                        return self._stop_overdue(running)
             except BrokenProcessPool:
-                return "its process died (a crash in native code, out of memory, or os._exit)"
+                return [order for order, _ in running.values()]
+            except BaseException:
+                _kill(executor)
+                raise
+        return []
 
-    @property
-    def _patience(self) -> float | None:
-        return None if self.time_limit is None else self.time_limit + _GRACE_SECONDS
+    def _fill(
+        self,
+        executor: ProcessPoolExecutor,
+        waiting: deque[_Order],
+        running: dict[Future[str | None], tuple[_Order, float]],
+        count: int,
+    ) -> bool:
+        """Give every process something to do, and no more, so that it is known what a process does."""
+        while waiting and len(running) < count:
+            if waiting[0].task.planned.key in self.failures:
+                self._end(waiting.popleft(), None)
+                continue
+            future = executor.submit(_do, waiting[0])
+            running[future] = waiting.popleft(), time.monotonic()
+        return bool(running)
 
-    def _executor(self, count: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    def _time_left(self, running: dict[Future[str | None], tuple[_Order, float]]) -> float | None:
+        if self.time_limit is None or not running:
+            return None
+        first = min(began for _, began in running.values())
+        return max(0.0, first + self.time_limit + _GRACE_SECONDS - time.monotonic())
 
-    def _advance(self, order: _Order) -> None:
+    def _stop_overdue(self, running: dict[Future[str | None], tuple[_Order, float]]) -> list[_Order]:
+        """Fail the order that is under way for longest; return the others, which were stopped through no fault."""
+        overdue, *others = sorted(running.values(), key=lambda item: item[1])
+        self._end(overdue[0], f"stopped: it did not end within its time limit of {self.time_limit:g} s a shard")
+        return [order for order, _ in others]
+
+    def _end(self, order: _Order, failure: str | None) -> None:
+        if failure is not None:
+            self.failures[order.task.planned.key] = failure
         start, stop = self.bench.shards[order.task.shard]
         self.progress.advance(stop - start, order.task.planned.key)
 

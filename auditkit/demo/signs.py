@@ -107,9 +107,7 @@ def _to_face(point: _Point) -> _Point:
 def _arc(centre: _Point, radii: _Point, start: float, stop: float) -> list[_Point]:
     """Points along an ellipse, in degrees clockwise from the right."""
     angles = np.radians(np.linspace(start, stop, 24))
-    return [
-        (centre[0] + radii[0] * float(np.cos(a)), centre[1] + radii[1] * float(np.sin(a))) for a in angles
-    ]
+    return [(centre[0] + radii[0] * float(np.cos(a)), centre[1] + radii[1] * float(np.sin(a))) for a in angles]
 
 
 def _regular(corners: int, radius: float, first_degrees: float) -> list[_Point]:

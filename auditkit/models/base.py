@@ -41,8 +41,9 @@ class ModelInfo:
 class Batching:
     """Which batch sizes keep a row's result independent of the other rows.
 
-    Kernels for one or two rows often round differently from those for many, so smaller batches are filled up with
-    copies of their first row. `fixed` is for backends where even that is not enough, or that take one size only.
+    Kernels for a few rows, or for the last few of an uneven number, often round differently from those for many: a
+    batch is filled up to a multiple of `minimum` with copies of its first row. `fixed` is for backends where even that
+    is not enough, or that take one size only.
     """
 
     minimum: int = 8
@@ -50,7 +51,7 @@ class Batching:
 
     def padded(self, rows: int) -> int:
         """Return the number of rows to really compute for a batch of `rows`."""
-        return self.fixed if self.fixed is not None else max(rows, self.minimum)
+        return self.fixed if self.fixed is not None else -(-rows // self.minimum) * self.minimum
 
     def chunk(self, batch: int) -> int:
         """Return the largest number of rows to compute at once when `batch` was asked for."""

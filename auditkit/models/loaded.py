@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Loaded", "digest_files", "digest_state"]
@@ -51,14 +53,39 @@ def digest_files(paths: Iterable[Path], extra: str = "") -> str:
 
 
 def digest_state(network: nn.Module) -> str:
-    """Return the sha256 (hex) of a network's parameters, buffers, modes and gradient flags."""
+    """Return the sha256 (hex) of a network's code, plain attributes, parameters, buffers, modes and gradient flags."""
     digest = hashlib.sha256()
     for name, module in network.named_modules():
-        digest.update(f"{name} {type(module).__name__} {module.training}\n".encode())
+        digest.update(f"{name} {type(module).__name__} {module.training} {_plain(module)}\n".encode())
+    for source in sorted({_source(type(module)) for module in network.modules()}):
+        digest.update(source.encode())
     for name, parameter in network.named_parameters():
         digest.update(f"{name} {parameter.requires_grad}\n".encode())
-    for name, tensor in network.state_dict(keep_vars=False).items():
+    # Buffers that are not saved with the weights (a mean and a standard deviation, say) change the outputs, too.
+    for name, tensor in {**dict(network.named_buffers()), **network.state_dict(keep_vars=False)}.items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(-1).numpy(force=True).tobytes())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _plain(module: nn.Module) -> str:
+    """Return the attributes that are numbers or texts (or tuples of them): a stride, a temperature."""
+    kinds = (bool, int, float, str)
+    return repr(
+        sorted(
+            (name, value)
+            for name, value in vars(module).items()
+            if all(isinstance(part, kinds) for part in (value if isinstance(value, tuple) else (value,)))
+        )
+    )
+
+
+def _source(kind: type[Any]) -> str:
+    """Return the code of a class of the user's, so that an edited network is another one."""
+    if kind.__module__.startswith("torch."):
+        return ""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def load_torch_file(path: Path, device: torch.device, *, trust_pickle: bool) -> 
         if kind == "torch.export":
             network: nn.Module = torch.export.load(path).module()
         elif kind == "torchscript":
-            network = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+            network = _load_script(path, device)
         else:
             network = _unpickle(path, trust_pickle)
             notes = ("loaded from a pickle that the user trusts (--trust-pickle)",)
@@ -43,6 +44,14 @@ def load_torch_file(path: Path, device: torch.device, *, trust_pickle: bool) -> 
     if kind != "torch.export":
         network.eval()
     return _loaded(network.to(device), path.name, kind, digest_files([path]), notes)
+
+
+def _load_script(path: Path, device: torch.device) -> nn.Module:
+    with warnings.catch_warnings():
+        # Torch asks for torch.export instead of TorchScript; whoever audits a finished file cannot change its format.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        network: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+    return network
 
 
 def _kind(path: Path) -> str:
@@ -96,14 +105,19 @@ def load_factory(spec: str, weights: Path | None, device: torch.device) -> Loade
         raise UsageError(f"{spec} is a {type(factory).__name__}; wanted a function that returns a torch.nn.Module")
     if not isinstance(network, nn.Module):
         raise UsageError(f"{spec} returned a {type(network).__name__}; wanted a torch.nn.Module")
-    digest = digest_files([weights], extra=spec) if weights is not None else digest_state(network)
+    file = Path(spec.rpartition(":")[0])
+    digest = digest_files([file] if file.suffix == ".py" else [], extra=digest_state(network))
     return _loaded(network.to(device).eval(), spec, "torch", digest)
 
 
 def _build(factory: Any, spec: str, weights: Path | None) -> object:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        raise UsageError(f"{spec} is built into Python; wanted a function that returns a torch.nn.Module") from None
     required = [
         parameter
-        for parameter in inspect.signature(factory).parameters.values()
+        for parameter in parameters
         if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]

@@ -52,7 +52,7 @@ def _check_input(loaded: Loaded, steps: Preprocessing, images: Tensor) -> None:
         size = wanted[axis]
         if size is None or size == got[axis]:
             continue
-        hint = f"; add --resize {wanted[1]}x{wanted[2]}" if axis else f"; try {remedy}"
+        hint = f"; add --resize {wanted[1]}x{wanted[2]}" if axis and all(wanted[1:]) else f"; see {remedy}"
         stated = loaded.input_shape or ()
         if axis == 0 and steps.layout == "nchw" and stated[-1:] == (got[0],):
             hint = "; the network takes channels last: add --layout nhwc"

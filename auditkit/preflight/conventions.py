@@ -9,15 +9,16 @@ from typing import Literal
 from torch import Tensor
 
 from auditkit.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from auditkit.preflight.options import changed_aspects
+from auditkit.preflight.options import changed_aspects, option_line
 
-__all__ = ["Layout", "candidates", "own_statistics"]
+__all__ = ["Layout", "candidates"]
 
 Layout = Literal["nchw", "nhwc"]
 
 _RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 _FLATTEST = 1e-3
 _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+_HALF = (0.5,)
 _MNIST = ((0.1307,), (0.3081,))
 
 
@@ -44,14 +45,19 @@ def candidates(configured: Preprocessing, images: Tensor, layouts: tuple[Layout,
         layouts: The layouts to consider.
     """
     channels = images.shape[1]
-    ways = sorted(_ways(configured, images, layouts), key=lambda steps: len(changed_aspects(configured, steps)))
+    ways = sorted(_ways(configured, images, layouts), key=lambda steps: _effort(configured, steps))
     distinct = {_effect(configured, channels): configured}
     for steps in ways:
         distinct.setdefault(_effect(steps, channels), steps)
     return tuple(distinct.values())[1:]
 
 
-def own_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _effort(configured: Preprocessing, steps: Preprocessing) -> tuple[int, int]:
+    """Return how many aspects change, and how many options the steps take."""
+    return len(changed_aspects(configured, steps)), option_line(steps).count("--")
+
+
+def _own_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel of images (N, C, H, W)."""
     pixels = images.double().transpose(0, 1).flatten(1)
     return _rounded(pixels.mean(1).tolist()), _rounded(pixels.std(1, correction=0).tolist())
@@ -72,15 +78,15 @@ def _ways(configured: Preprocessing, images: Tensor, layouts: tuple[Layout, ...]
 
 def _normalisations(configured: Preprocessing, images: Tensor) -> list[_Normalisation]:
     channels = images.shape[1]
-    half = (0.5,) * channels
+    found: list[_Normalisation] = []
     # What only shifts images is common in 0..255 (Caffe) and around zero.
-    found = [_Normalisation(half, half), _Normalisation(half, None)]
     if channels == 3:
         found += [_Normalisation(IMAGENET_MEAN, IMAGENET_STD), _Normalisation(IMAGENET_MEAN, None)]
         found.append(_Normalisation(*_CIFAR10))
     else:
         found.append(_Normalisation(*_MNIST))
-    mean, std = own_statistics(images)
+    found += [_Normalisation(_HALF, _HALF), _Normalisation(_HALF, None)]
+    mean, std = _own_statistics(images)
     if min(std) > _FLATTEST:
         found.append(_Normalisation(mean, std))
     return [*found, *_configured_normalisation(configured)]

@@ -8,12 +8,21 @@ from torch import Tensor
 
 from auditkit.stats import proportion
 
-__all__ = ["SIGNIFICANCE", "beats_chance", "chance_agreement", "clearly_better", "could_be_better", "share"]
+__all__ = [
+    "beats_chance",
+    "chance_agreement",
+    "clearly_better",
+    "could_be_better",
+    "knows_classes",
+    "share",
+]
 
-SIGNIFICANCE = 0.001
+_SIGNIFICANCE = 0.001
 _GAIN = 0.05
 # The fewest one-sided changes that reach the significance: 2 * 0.5 ** 11 < 0.001.
 _FEWEST_CHANGES = 11
+# Of many classes dealt at random, six or more meet their own label with a probability of 0.0006.
+_CLASSES = 6
 
 
 def could_be_better(correct: Tensor) -> bool:
@@ -28,7 +37,7 @@ def clearly_better(correct: Tensor, other: Tensor) -> bool:
     lost = int((correct & ~other).sum())
     if gained - lost < _GAIN * len(correct) or gained == 0:
         return False
-    return float(stats.binomtest(gained, gained + lost).pvalue) < SIGNIFICANCE
+    return float(stats.binomtest(gained, gained + lost).pvalue) < _SIGNIFICANCE
 
 
 def chance_agreement(predicted: Tensor, labels: Tensor) -> float:
@@ -43,6 +52,17 @@ def beats_chance(predicted: Tensor, labels: Tensor) -> bool:
     """Return whether the answers (N,) know something of the labels; one answer to all images never does."""
     right = int((predicted == labels).sum())
     return proportion(right, len(labels)).low > chance_agreement(predicted, labels)
+
+
+def knows_classes(predicted: Tensor, labels: Tensor) -> bool:
+    """Return whether several classes (all, where there are few) mostly get the answer (N,) that is right.
+
+    Images of one class are no independent witnesses: labels in a wrong order, or a network fed wrongly, can bring
+    whole classes together with their answers by luck. That many classes at once is rare (one is to be expected).
+    """
+    present = labels.unique()  # type: ignore[no-untyped-call]
+    known = sum(int(predicted[labels == label].mode().values) == label for label in present.tolist())
+    return len(present) > 1 and known >= min(len(present), _CLASSES)
 
 
 def share(right: int, n: int) -> str:

@@ -62,11 +62,7 @@ def explain_failure(loaded: Loaded, steps: Preprocessing, samples: Samples, devi
     works = next((attempt for attempt in attempts if _runs(loaded, steps, attempt, images)), None)
     if works is None:
         return None
-    height, width = images.shape[2:]
-    return (
-        f"{loaded.name} does not run on these images ({images.shape[1]}x{height}x{width}) as configured, "
-        f"but does with {works.option_line}"
-    )
+    return f"{loaded.name} runs with {works.option_line}"
 
 
 def _attempts(loaded: Loaded, steps: Preprocessing, images: Tensor) -> Iterator[_Attempt]:

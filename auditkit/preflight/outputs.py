@@ -11,7 +11,7 @@ from auditkit.models.preprocess import Preprocessing
 from auditkit.preflight.diagnosis import Diagnosis, Remedy, info, warning
 from auditkit.preflight.options import option_line
 
-__all__ = ["are_probabilities", "output_diagnoses", "right_outputs"]
+__all__ = ["kind_diagnoses", "right_outputs", "saturation_diagnoses"]
 
 _SUM_TOLERANCE = 1e-3
 _SATURATED = 0.1
@@ -19,7 +19,7 @@ _SATURATED = 0.1
 _HUGE_MARGIN = 100.0
 
 
-def are_probabilities(outputs: Tensor) -> bool:
+def _are_probabilities(outputs: Tensor) -> bool:
     """Return whether all rows of (N, K) are distributions over at least two classes."""
     if outputs.shape[1] < 2:
         return False
@@ -30,24 +30,14 @@ def are_probabilities(outputs: Tensor) -> bool:
 
 def right_outputs(steps: Preprocessing, outputs: Tensor) -> Preprocessing:
     """Return the steps with `outputs` set to what the network's raw outputs (N, K) are."""
-    return replace(steps, outputs="probabilities" if are_probabilities(outputs) else "logits")
+    return replace(steps, outputs="probabilities" if _are_probabilities(outputs) else "logits")
 
 
-def output_diagnoses(
-    steps: Preprocessing, outputs: Tensor, *, logits_behind_softmax: bool, label_offset: int
-) -> Iterator[Diagnosis]:
-    """Report wrong `--outputs`, and top probabilities of exactly 1.
-
-    Args:
-        steps: The configured steps.
-        outputs: (N, K), what the network returned.
-        logits_behind_softmax: The logits can be had although the network ends in a softmax.
-        label_offset: The configured offset, for the remedy.
-    """
+def kind_diagnoses(steps: Preprocessing, outputs: Tensor, label_offset: int) -> Iterator[Diagnosis]:
+    """Warn of wrong `--outputs` for what the network returned, (N, K)."""
     right = right_outputs(steps, outputs)
     if right != steps:
         yield _wrong_kind(right, outputs, label_offset)
-    yield from _saturation(right, outputs, logits_behind_softmax)
 
 
 def _wrong_kind(right: Preprocessing, outputs: Tensor, label_offset: int) -> Diagnosis:
@@ -66,10 +56,16 @@ def _wrong_kind(right: Preprocessing, outputs: Tensor, label_offset: int) -> Dia
     return warning("softmax", text, f"use {option}", Remedy(option_line(right, label_offset), right))
 
 
-def _saturation(steps: Preprocessing, outputs: Tensor, logits_behind_softmax: bool) -> Iterator[Diagnosis]:
+def saturation_diagnoses(outputs: Tensor, *, logits_behind_softmax: bool) -> Iterator[Diagnosis]:
+    """Report top probabilities of exactly 1.
+
+    Args:
+        outputs: (N, K), what the network returned.
+        logits_behind_softmax: The logits can be had although the network ends in a softmax.
+    """
     if outputs.shape[1] < 2:
         return
-    probabilities = steps.outputs == "probabilities"
+    probabilities = _are_probabilities(outputs)
     chances = outputs if probabilities else outputs.float().softmax(1)
     full = float((chances.amax(1) == 1.0).float().mean())
     if full < _SATURATED:

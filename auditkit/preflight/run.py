@@ -12,7 +12,7 @@ from auditkit.preflight.diagnosis import Diagnosis, Remedy, info, warning
 from auditkit.preflight.evidence import share
 from auditkit.preflight.labels import accuracy_diagnoses, check_labels, class_diagnoses, has_background
 from auditkit.preflight.options import changed_aspects, in_words, left_out, option_line
-from auditkit.preflight.outputs import output_diagnoses, right_outputs
+from auditkit.preflight.outputs import kind_diagnoses, right_outputs, saturation_diagnoses
 from auditkit.preflight.search import Better, better_convention
 from auditkit.preflight.stability import batch_diagnoses, stability_diagnoses
 from auditkit.preflight.trial import scores
@@ -89,15 +89,14 @@ def _diagnoses(
     images, labels = samples.images, samples.labels
     outputs = scores(loaded, model, steps, images)
     predicted, classes = outputs.argmax(1), outputs.shape[1]
-    yield from output_diagnoses(
-        steps, outputs, logits_behind_softmax=loaded.before_softmax is not None, label_offset=label_offset
-    )
+    yield from kind_diagnoses(steps, outputs, label_offset)
     yield from stability_diagnoses(loaded, steps, model, images)
     better = None
     if classes > 1:
         base = right_outputs(steps, outputs)
         better = better_convention(loaded, base, model, images, labels, predicted)
     if better is None:
+        yield from saturation_diagnoses(outputs, logits_behind_softmax=loaded.before_softmax is not None)
         yield from class_diagnoses(labels, predicted, classes, class_names)
         yield from accuracy_diagnoses(labels, predicted, classes)
     else:

@@ -12,7 +12,7 @@ from auditkit.models.base import Model
 from auditkit.models.loaded import Loaded
 from auditkit.models.preprocess import Preprocessing
 from auditkit.preflight.conventions import Layout, candidates
-from auditkit.preflight.evidence import beats_chance, clearly_better, could_be_better
+from auditkit.preflight.evidence import beats_chance, clearly_better, could_be_better, knows_classes
 from auditkit.preflight.options import changed_aspects
 from auditkit.preflight.trial import FAILED, predictions
 
@@ -115,7 +115,12 @@ def _on_all(way: _Way, loaded: Loaded, steps: Preprocessing, model: Model, image
 
 
 def _is_clear(way: _Way, correct: Tensor, labels: Tensor) -> bool:
-    return clearly_better(correct, way.right(labels)) and beats_chance(way.predicted, labels + way.label_offset)
+    truth = labels + way.label_offset
+    return (
+        clearly_better(correct, way.right(labels))
+        and beats_chance(way.predicted, truth)
+        and knows_classes(way.predicted, truth)
+    )
 
 
 def _best(ways: list[_Way], correct: Tensor, labels: Tensor) -> Better:

@@ -71,11 +71,7 @@ def _difference(scores: Tensor, other: Tensor) -> float:
 def _evaluates(loaded: Loaded) -> bool:
     """Return whether the network is known to be in evaluation mode; of exported graphs it is not."""
     network = loaded.network
-    return (
-        loaded.format == "torch"
-        and network is not None
-        and not any(module.training for module in network.modules())
-    )
+    return loaded.format == "torch" and network is not None and not any(module.training for module in network.modules())
 
 
 def _random(loaded: Loaded, changes: float, n: int) -> Diagnosis:

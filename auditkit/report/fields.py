@@ -45,4 +45,4 @@ def _number_text(value: float) -> str:
     if not 0 < value < 1:
         return f"{value:g}"
     fraction = budget_text(value)
-    return f"{fraction} ({value:.4g})" if "/" in fraction else fraction
+    return f"{fraction} ({value:.4g})" if "/" in fraction else f"{value:g}"

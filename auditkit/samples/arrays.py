@@ -21,9 +21,7 @@ _LABELS = ("y", "labels")
 _NAMES = ("names", "class_names")
 
 
-def open_npz(
-    path: Path, view: View, limit: int | None = None, class_names: Sequence[str] | None = None
-) -> Streamed:
+def open_npz(path: Path, view: View, limit: int | None = None, class_names: Sequence[str] | None = None) -> Streamed:
     """Open an archive with the arrays `x` or `images` and `y` or `labels`.
 
     Optional: `names` or `class_names` (K,), `ids` (N,), `masks` (N, H, W). Shapes and types are those of
@@ -87,6 +85,5 @@ def _texts(array: NDArray[Any], source: str) -> tuple[str, ...]:
     if array.ndim != 1:
         raise ExecutionError(f"{source}: names and ids must be one-dimensional, got shape {array.shape}")
     return tuple(
-        text.decode(errors="backslashreplace") if isinstance(text, bytes) else str(text)
-        for text in array.tolist()
+        text.decode(errors="backslashreplace") if isinstance(text, bytes) else str(text) for text in array.tolist()
     )

@@ -81,9 +81,7 @@ class Samples:
         if index.dtype != torch.bool:
             return [int(row) for row in index.tolist()]
         if index.shape != (len(self),):
-            raise ExecutionError(
-                f"a mask of shape {tuple(index.shape)} cannot choose from {len(self)} samples"
-            )
+            raise ExecutionError(f"a mask of shape {tuple(index.shape)} cannot choose from {len(self)} samples")
         return [int(row) for row in index.nonzero()[:, 0].tolist()]
 
     def _check_images(self) -> None:
@@ -93,15 +91,11 @@ class Samples:
             raise ExecutionError(f"images: wanted float32 (N, C, H, W) with C = 1 or 3, got {got}")
         if images.numel() == 0:
             if len(images):
-                raise ExecutionError(
-                    f"images: {len(images)} images of {tuple(images.shape[1:])} have no pixels"
-                )
+                raise ExecutionError(f"images: {len(images)} images of {tuple(images.shape[1:])} have no pixels")
             return
         low, high = (float(bound) for bound in images.detach().aminmax())
         if not (low >= 0.0 and high <= 1.0):
-            raise ExecutionError(
-                f"images: values run from {low:.6g} to {high:.6g}, wanted finite and in [0, 1]"
-            )
+            raise ExecutionError(f"images: values run from {low:.6g} to {high:.6g}, wanted finite and in [0, 1]")
 
     def _check_labels(self) -> None:
         labels = self.labels

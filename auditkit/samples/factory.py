@@ -112,14 +112,8 @@ class _MapRows:
         except Exception as error:
             raise BadImage(f"cannot be read: {last_line(error)}") from error
         if not isinstance(item, tuple | list) or len(item) != 2:
-            got = (
-                f"{type(item).__name__} of {len(item)}"
-                if isinstance(item, tuple | list)
-                else type(item).__name__
-            )
-            raise ExecutionError(
-                f"{self.source}: item {self.row_id(index)}: wanted (image, label), got a {got}"
-            )
+            got = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else type(item).__name__
+            raise ExecutionError(f"{self.source}: item {self.row_id(index)}: wanted (image, label), got a {got}")
         image, label = item
         return Row(_pixels(image), self._label(index, label))
 

@@ -13,9 +13,7 @@ from auditkit.samples.stream import Streamed, View
 __all__ = ["open_folder", "visible"]
 
 
-def open_folder(
-    root: Path, view: View, limit: int | None = None, class_names: Sequence[str] | None = None
-) -> Streamed:
+def open_folder(root: Path, view: View, limit: int | None = None, class_names: Sequence[str] | None = None) -> Streamed:
     """Open a folder of class folders.
 
     The class index is the position of the sub-folder's name in `class_names`, or else in sorted order
@@ -31,15 +29,11 @@ def open_folder(
     folders = [path for path in visible(root) if path.is_dir()]
     strays = [path for path in visible(root) if not path.is_dir() and is_image_name(path)]
     if strays:
-        raise ExecutionError(
-            f"{root}: {printable(strays[0].name)} lies beside the class folders, so it has no class"
-        )
+        raise ExecutionError(f"{root}: {printable(strays[0].name)} lies beside the class folders, so it has no class")
     names = tuple(folder.name for folder in folders) if class_names is None else tuple(class_names)
     files = [file for folder in folders for file in _class_files(root, folder, names, view.skip_bad)]
     if not files:
-        raise ExecutionError(
-            f"{root}: there are no images in it, wanted a sub-folder of images for each class"
-        )
+        raise ExecutionError(f"{root}: there are no images in it, wanted a sub-folder of images for each class")
     return Streamed(ImageFiles(choose(files, limit), str(root), names), view)
 
 
@@ -66,11 +60,7 @@ def _class_files(root: Path, folder: Path, names: tuple[str, ...], skip_bad: boo
     for path in paths:
         if path.is_dir():
             remedy = "name the folder whose sub-folders are the classes"
-            raise ExecutionError(
-                f"{printable(str(path))}: is a folder in a class folder, wanted an image; {remedy}"
-            )
+            raise ExecutionError(f"{printable(str(path))}: is a folder in a class folder, wanted an image; {remedy}")
         if not skip_bad and not is_image_name(path):
-            raise ExecutionError(
-                f"{printable(str(path))}: is not named like an image (--skip-bad leaves it out)"
-            )
+            raise ExecutionError(f"{printable(str(path))}: is not named like an image (--skip-bad leaves it out)")
         yield ImageFile(printable(path.relative_to(root).as_posix()), path, label)

@@ -78,9 +78,7 @@ class _Request:
         return self == _Request(None, View(), None, None)
 
 
-def _check_options(
-    resize: tuple[int, int] | None, limit: int | None, class_names: Sequence[str] | None
-) -> None:
+def _check_options(resize: tuple[int, int] | None, limit: int | None, class_names: Sequence[str] | None) -> None:
     if resize is not None and (len(resize) != 2 or min(resize) < 1):
         raise UsageError(f"resize: wanted a height and a width of at least 1, got {resize}")
     if limit is not None and limit < 1:
@@ -123,9 +121,7 @@ def _open_directory(folder: Path, request: _Request) -> Dataset:
         raise UsageError(f"{table}: there is no such file, wanted a CSV file with the columns file and label")
     content = visible(folder)
     if any(map(is_image_name, content)) and not any(path.is_dir() for path in content):
-        remedy = (
-            f"add a {_TABLE} with the columns file and label, or move each image into a folder of its class"
-        )
+        remedy = f"add a {_TABLE} with the columns file and label, or move each image into a folder of its class"
         raise UsageError(f"{folder}: these images have no labels; {remedy}")
     return open_folder(folder, request.view, request.limit, request.class_names)
 
@@ -139,11 +135,7 @@ def _open_object(data: object, request: _Request, source: str) -> Dataset:
         return data
     if isinstance(data, tuple) and len(data) == 2:
         name = "arrays in memory" if source == "tuple" else source
-        return open_arrays(
-            *data, request.view, limit=request.limit, class_names=request.class_names, source=name
-        )
+        return open_arrays(*data, request.view, limit=request.limit, class_names=request.class_names, source=name)
     if is_map_dataset(data):
-        return open_map_dataset(
-            data, request.view, source=source, limit=request.limit, class_names=request.class_names
-        )
+        return open_map_dataset(data, request.view, source=source, limit=request.limit, class_names=request.class_names)
     raise UsageError(f"{source}: a {type(data).__name__} is not known as a data set; wanted {_ACCEPTED}")

@@ -58,9 +58,7 @@ def _read_lines(table: Path) -> Iterator[_Line]:
             label_column = _column(table, columns, _LABEL_COLUMNS)
             for row in reader:
                 if None in row:
-                    raise _wrong(
-                        table, reader.line_num, f"has more than the {len(columns)} fields of the header"
-                    )
+                    raise _wrong(table, reader.line_num, f"has more than the {len(columns)} fields of the header")
                 name, label = (row[file_column] or "").strip(), (row[label_column] or "").strip()
                 if not name:
                     raise _wrong(table, reader.line_num, "names no file")
@@ -92,9 +90,7 @@ def _labels(
     index = {name: position for position, name in enumerate(names)}
     for line in lines:
         if line.label not in index:
-            problem = (
-                f"label {line.label!r} of {line.name} is not a class name{did_you_mean(line.label, index)}"
-            )
+            problem = f"label {line.label!r} of {line.name} is not a class name{did_you_mean(line.label, index)}"
             raise _wrong(table, line.number, problem)
     return [index[line.label] for line in lines], names
 

@@ -96,8 +96,7 @@ class Saliency:
 
 
 def _concentration(maps: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Return (N,) the share of each map (N, H, W) in its largest pixels (NaN where it is zero), and bool: not "
-    "zero."""
+    """Return the share of each map (N, H, W) in its largest pixels, NaN for a zero map, and bool (N,): not zero."""
     flat = maps.flatten(1).double()
     total = flat.sum(1)
     largest = flat.topk(max(1, round(share * flat.shape[1])), dim=1).values.sum(1)

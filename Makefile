@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine with Python 3.11+ and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types wheel bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/auditkit demo
+
+test: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+# The tests must also pass on the built wheel and on the sdist, from outside the source tree.
+wheel: $(VENV)/installed
+	$(BIN)/python tests/packaging/build_and_test.py
+
+bench: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints-bench.txt --no-deps -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks.pgd
+
+$(VENV)/installed: pyproject.toml setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,322 @@
+"""For authors of checks: toy models whose smallest attack is known in closed form, and the contract as a test."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from auditkit.artifacts import Shelf
+from auditkit.attack import Attack
+from auditkit.check import Check, Findings, Panel, Spec
+from auditkit.context import Context
+from auditkit.errors import AuditError
+from auditkit.findings import check_columns
+from auditkit.models.base import Capability, Model
+from auditkit.models.loaded import digest_state
+from auditkit.models.preprocess import Preprocessing
+from auditkit.models.torch_files import load_module
+from auditkit.models.tryout import try_out
+from auditkit.plan import PRESETS, Planned, configure
+from auditkit.queries import Queries
+from auditkit.samples import Samples
+from auditkit.streams import Streams
+from auditkit.threat import allowed
+
+__all__ = ["LinearModel", "assert_contract", "linear_distance", "run_check", "toy_model", "toy_samples"]
+
+_CPU = torch.device("cpu")
+_BATCH = 32
+_ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+_LOWEST, _HIGHEST = 0.25, 0.75
+_SAMPLES = 11
+
+
+class LinearModel(nn.Module):
+    """A classifier whose logits are W x + b of the flattened image x, so that its smallest attack is a formula.
+
+    W (classes, C * H * W) is standard normal from a generator with this seed; b centres the scores on grey images.
+    """
+
+    def __init__(self, classes: int = 3, shape: tuple[int, int, int] = (3, 8, 8), seed: int = 0) -> None:
+        super().__init__()
+        channels, height, width = shape
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(classes, channels * height * width, generator=generator)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(-0.5 * weight.sum(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes) for images (N, C, H, W)."""
+        return nn.functional.linear(images.flatten(1), self.weight, self.bias)
+
+
+def linear_distance(model: LinearModel, images: Tensor, labels: Tensor, norm: Literal["linf", "l2", "l1"]) -> Tensor:
+    """Return float64 (N,): how far each image must move, in this norm, before another class wins.
+
+    min over j of ((w_y - w_j) x + b_y - b_j) / |w_y - w_j|*, with the dual norm |.|*; 0 for an image (N, C, H, W)
+    that is misclassified already. The bounds of [0, 1] are not looked at.
+    """
+    weight, bias = model.weight.detach().double(), model.bias.detach().double()
+    own_weight, own_bias = weight[labels], bias[labels]
+    across = own_weight.unsqueeze(1) - weight
+    margin = torch.einsum("nkd,nd->nk", across, images.double().flatten(1)) + own_bias.unsqueeze(1) - bias
+    dual = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}[norm]
+    away = margin / torch.linalg.vector_norm(across, ord=dual, dim=2)
+    nearest: Tensor = away.scatter(1, labels.unsqueeze(1), torch.inf).amin(1)
+    return nearest.clamp_min(0)
+
+
+def toy_samples(
+    n: int,
+    seed: int = 0,
+    shape: tuple[int, int, int] = (3, 8, 8),
+    network: nn.Module | None = None,
+    wrong_every: int = 8,
+) -> Samples:
+    """Return n random images with pixels in [0.25, 0.75], so that small changes stay inside [0, 1].
+
+    Labels are what `network` says, but for every `wrong_every`-th, which is off by one; class 0 without a network.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images = _LOWEST + (_HIGHEST - _LOWEST) * torch.rand(n, *shape, generator=generator)
+    labels = torch.zeros(n, dtype=torch.int64)
+    if network is not None:
+        with torch.no_grad():
+            scores = network(images)
+        labels = scores.argmax(1)
+        labels[wrong_every - 1 :: wrong_every] += 1
+        labels %= scores.shape[1]
+    return Samples(images, labels, tuple(f"toy{seed}-{row}" for row in range(n)))
+
+
+def toy_model(network: nn.Module, images: Tensor) -> Model:
+    """Return the network as an audit on the CPU would see it, tried on these images (N, C, H, W) in [0, 1].
+
+    The network is put into evaluation mode.
+    """
+    return try_out(load_module(network.eval(), _CPU), Preprocessing(), images, _CPU, 128)
+
+
+def run_check(check: Check, model: Model, samples: Samples, **context: Any) -> Findings:
+    """Run a check on samples and hold its findings to the contract.
+
+    `context` sets fields of the `Context`; the defaults are the check's id as key, seed 0, batch 32, and the model's
+    own float32 copy to search with.
+
+    Raises:
+        ExecutionError: the findings break the contract, or the check itself raised one.
+    """
+    values: dict[str, Any] = {
+        "key": check.spec.id,
+        "seed": 0,
+        "batch": _BATCH,
+        "search": model.exact,
+        "started": time.monotonic(),
+        **context,
+    }
+    model = replace(model, batch=values["batch"])
+    if model.exact is not None:
+        model = replace(model, exact=replace(model.exact, batch=values["batch"]))
+    if values["search"] is not None:
+        values["search"] = replace(values["search"], batch=values["batch"])
+    findings = check.run(model, samples, Context(shelf=Shelf(model, samples), **values))
+    check_columns(check.spec, findings, len(samples))
+    return findings
+
+
+def assert_contract(
+    check: type[Any] | Check,
+    *,
+    options: Mapping[str, Any] | None = None,
+    network: nn.Module | None = None,
+    samples: Samples | None = None,
+) -> None:
+    """Hold a check to the contract on a toy model: declaration, findings, determinism, and changing nothing.
+
+    Args:
+        check: the class of a check, or one with its options chosen.
+        options: options for a class; few steps keep the test short.
+        network: a torch classifier; a `LinearModel` if None.
+        samples: labelled images for it; some that it gets right and some wrong if None.
+
+    Raises:
+        AssertionError: the check breaks the contract; the message says where.
+    """
+    planned = _declared(check, options or {})
+    network = (network if network is not None else LinearModel()).eval()
+    if samples is None:
+        samples = toy_samples(_SAMPLES, network=network, wrong_every=4)
+    model = toy_model(network, samples.images)
+    trial = _Trial(planned.check, model, samples)
+    before = digest_state(network), samples.digests(), torch.get_rng_state(), _numpy_state()
+    findings = trial.run("the first run")
+    _hold_findings(planned.check.spec, findings, samples)
+    after = digest_state(network), samples.digests(), torch.get_rng_state(), _numpy_state()
+    for what, old, new in zip(
+        ("the model", "the images", "torch's random state", "numpy's"), before, after, strict=True
+    ):
+        same = torch.equal(old, new) if isinstance(old, Tensor) and isinstance(new, Tensor) else old == new
+        _hold(same, f"the check changed {what}")
+    _hold_same(findings, trial.run("a second run"), "a second run with the same seed")
+    for batch in (1, 3, 8):
+        _hold_same(findings, trial.run(f"batch {batch}", batch=batch), f"a batch of {batch}")
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(1)).tolist()
+    shuffled = _Trial(planned.check, model, samples.take(order)).run("shuffled samples")
+    _hold_same(_permuted(findings, order), shuffled, "shuffled samples")
+    trial.run("another seed", seed=1)
+    if Capability.GRADIENTS not in planned.check.spec.needs:
+        blind = replace(model, exact=None, no_gradients="this toy gives none")
+        _Trial(planned.check, blind, samples).run("a model without gradients (the spec does not need them)")
+    if isinstance(planned.check, Attack):
+        _hold_budget(planned.check, model, samples)
+
+
+def _hold(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    check: Check
+    model: Model
+    samples: Samples
+
+    def run(self, situation: str, **context: Any) -> Findings:
+        try:
+            return run_check(self.check, self.model, self.samples, **context)
+        except AuditError as error:
+            raise AssertionError(f"{situation}: {error}") from error
+
+
+def _declared(check: type[Any] | Check, options: Mapping[str, Any]) -> Planned:
+    kind: Any = check if isinstance(check, type) else type(check)
+    name = kind.__name__
+    _hold(dataclasses.is_dataclass(kind), f"{name} is not a dataclass")
+    _hold(kind.__dataclass_params__.frozen, f"{name} is not frozen: @dataclass(frozen=True)")
+    spec = getattr(kind, "spec", None)
+    if not isinstance(spec, Spec):
+        raise AssertionError(f"{name} has no spec of type Spec")
+    _hold_spec(name, spec)
+    try:
+        for preset, chosen in spec.presets.items():
+            _hold(preset in PRESETS, f"{name} names a preset {preset!r}; there are {', '.join(PRESETS)}")
+            configure(kind, chosen, spec.id, "testing")
+        if not isinstance(check, type):
+            _hold(not options, "options go with the class of a check, not with one that has its options")
+            options = {field.name: getattr(check, field.name) for field in dataclasses.fields(kind)}
+        planned = configure(kind, options, spec.id, "testing")
+        text = json.dumps(dict(planned.options), allow_nan=False)
+        again = configure(kind, json.loads(text), spec.id, "testing").check
+    except (AuditError, TypeError, ValueError) as error:
+        raise AssertionError(f"the options of {name} are not plain data that can be read back: {error}") from error
+    _hold(again == planned.check, f"the options of {name} do not survive being stored as {text}")
+    return planned
+
+
+def _hold_spec(name: str, spec: Spec) -> None:
+    _hold(_ID.fullmatch(spec.id) is not None, f"{name}: an id reads group.name in lower case, not {spec.id!r}")
+    for field in ("title", "why"):
+        _hold(bool(getattr(spec, field).strip()), f"{spec.id}: the spec has no {field}")
+    _hold(len(spec.metrics) > 0, f"{spec.id}: the spec has no metrics, so nothing of it can be gated")
+    names = [metric.name for metric in spec.metrics]
+    _hold(len(set(names)) == len(names), f"{spec.id}: two metrics share a name")
+    for metric in spec.metrics:
+        _hold(bool(metric.title.strip()), f"{spec.id}: metric {metric.name} has no title")
+    for curve in spec.curves:
+        _hold(curve.metric in names, f"{spec.id}: a curve of {curve.metric}, which is no metric of it")
+    for flag in spec.flags:
+        _hold(
+            flag.metric in names,
+            f"{spec.id}: flag {flag.id} looks at {flag.metric}, which is no metric of it",
+        )
+        _hold(bool(flag.text and flag.remedy), f"{spec.id}: flag {flag.id} needs a text and a remedy")
+
+
+def _hold_findings(spec: Spec, findings: Findings, samples: Samples) -> None:
+    for name in ("forwards", "backwards"):
+        passes = getattr(findings, name)
+        fits = passes is None or (passes.shape == (len(samples),) and passes.dtype.kind in "iu")
+        _hold(fits, f"{spec.id}: {name} are one integer a sample, ({len(samples)},)")
+    for exhibit in findings.exhibits:
+        _hold(exhibit.sample in samples.ids, f"{spec.id}: an exhibit of {exhibit.sample!r}, which is no sample")
+        _hold(bool(np.isfinite(exhibit.score)), f"{spec.id}: the score of an exhibit is {exhibit.score}")
+        for panel in exhibit.panels:
+            _hold(_is_picture(panel), f"{spec.id}: panel {panel.title!r} is no {panel.kind}, see Panel")
+
+
+def _is_picture(panel: Panel) -> bool:
+    array = panel.array
+    match panel.kind:
+        case "image":
+            return array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in (1, 3)
+        case "difference":
+            inside = array.dtype == np.float32 and array.ndim == 3 and array.shape[2] in (1, 3)
+            return inside and bool((np.abs(array) <= 1).all())
+        case "heat":
+            return array.dtype == np.float32 and array.ndim == 2 and bool((array >= 0).all())
+
+
+def _hold_same(wanted: Findings, got: Findings, situation: str) -> None:
+    _hold(list(wanted.columns) == list(got.columns), f"{situation} gave other columns")
+    pairs = {name: (column, got.columns[name]) for name, column in wanted.columns.items()}
+    for name in ("forwards", "backwards"):
+        pairs[name] = getattr(wanted, name), getattr(got, name)
+    for name, (old, new) in pairs.items():
+        if old is None or new is None:
+            _hold(old is new, f"{situation} gave or left out {name}")
+            continue
+        same = old.dtype == new.dtype and np.array_equal(old, new, equal_nan=old.dtype.kind == "f")
+        _hold(same, f"{situation} gave another {name}: {new.tolist()}; wanted {old.tolist()}")
+    shown = [(exhibit.sample, exhibit.caption, exhibit.score) for exhibit in wanted.exhibits]
+    shown_now = [(exhibit.sample, exhibit.caption, exhibit.score) for exhibit in got.exhibits]
+    _hold(shown == shown_now, f"{situation} gave other exhibits: {shown_now}; wanted {shown}")
+
+
+def _permuted(findings: Findings, order: Sequence[int]) -> Findings:
+    forwards, backwards = findings.forwards, findings.backwards
+    return replace(
+        findings,
+        columns={name: column[order] for name, column in findings.columns.items()},
+        forwards=None if forwards is None else forwards[order],
+        backwards=None if backwards is None else backwards[order],
+    )
+
+
+def _numpy_state() -> tuple[bytes, int]:
+    state = np.random.get_state(legacy=False)  # noqa: NPY002 (the global generator is what must stay untouched)
+    inner = state["state"] if isinstance(state, dict) else {}
+    return inner["key"].tobytes(), inner["pos"]
+
+
+class _Watched(Queries):
+    """Queries that hold every image asked about to the budget, also one that fools nobody."""
+
+    def _note(self, images: Tensor, scores: Tensor) -> None:
+        each = len(images) // len(self._clean)
+        clean = self._clean.repeat_interleave(each, 0)
+        inside = allowed(self._norm, self._eps.repeat_interleave(each), clean, images)
+        _hold(bool(inside.all()), f"the attack asked about {int((~inside).sum())} images outside its budget")
+        super()._note(images, scores)
+
+
+def _hold_budget(attack: Attack, model: Model, samples: Samples) -> None:
+    """Drive every sample to the end at every budget, whether it is fooled or not."""
+    for eps in attack.eps:
+        budgets = torch.full((len(samples),), eps)
+        streams = Streams.of(0, attack.spec.id, samples.ids)
+        state = attack.start(samples.images.clone(), samples.labels.clone(), budgets.clone(), streams)
+        for _ in range(attack.steps):
+            queries = _Watched(model.exact, model, samples.images, samples.labels, budgets, attack.norm)
+            state = attack.step(queries, state)
+            inside = allowed(attack.norm, budgets, samples.images, state.images)
+            _hold(bool(inside.all()), "the attack's state holds images outside its budget")

@@ -1,0 +1,230 @@
+"""Gates: the whole interval counts, and doubt, absence and failure never read as a pass."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import pytest
+from scipy import stats
+
+from auditkit import gate as gate_module
+from auditkit.errors import ExitCode, UsageError
+from auditkit.gate import Gate, exit_code, judge, overall, parse_gate
+from auditkit.result import CheckRecord, ModelRecord, Result, SamplesRecord, Verdict
+from auditkit.stats import Estimate, proportion
+
+PASS, FAIL, INCONCLUSIVE, MISSING = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.MISSING
+
+
+def between(low, high):
+    return Estimate(value=(low + high) / 2, low=low, high=high, n=100, method="Clopper-Pearson")
+
+
+def check(key="noise.pgd", status="done", reason=None, **metrics):
+    return CheckRecord(
+        key=key,
+        id=key,
+        version=1,
+        title="t",
+        why="w",
+        distribution="d",
+        references=(),
+        status=status,
+        reason=reason,
+        options={},
+        metrics=metrics,
+    )
+
+
+def result(*checks):
+    model = ModelRecord(
+        name="m",
+        format="f",
+        digest="0",
+        classes=2,
+        input="",
+        provider="torch",
+        gradients="",
+        search_copy="",
+        preprocessing={},
+    )
+    samples = SamplesRecord(source="s", n=9, skipped={}, fingerprint="0", shape=(3, 4, 4), class_names=None)
+    return Result(
+        model=model,
+        samples=samples,
+        verdict=Verdict.NONE,
+        gates=(),
+        checks=checks,
+        flags=(),
+        notes=(),
+        settings={},
+        volatile={},
+    )
+
+
+def judged(text, *checks):
+    (record,) = judge(result(*checks), [parse_gate(text)]).gates
+    return record
+
+
+@pytest.mark.parametrize(
+    ("bound", "low", "high", "verdict"),
+    [
+        (">=", 0.5, 0.6, PASS),
+        (">=", 0.51, 0.6, PASS),
+        (">=", 0.4, 0.5, INCONCLUSIVE),
+        (">=", 0.4, 0.6, INCONCLUSIVE),
+        (">=", 0.4, 0.49, FAIL),
+        (">", 0.5, 0.6, INCONCLUSIVE),
+        (">", 0.51, 0.6, PASS),
+        (">", 0.4, 0.6, INCONCLUSIVE),
+        (">", 0.4, 0.5, FAIL),
+        ("<=", 0.4, 0.5, PASS),
+        ("<=", 0.4, 0.6, INCONCLUSIVE),
+        ("<=", 0.5, 0.6, INCONCLUSIVE),
+        ("<=", 0.51, 0.6, FAIL),
+        ("<", 0.4, 0.5, INCONCLUSIVE),
+        ("<", 0.4, 0.49, PASS),
+        ("<", 0.4, 0.6, INCONCLUSIVE),
+        ("<", 0.5, 0.6, FAIL),
+    ],
+)
+def test_only_a_whole_interval_on_one_side_decides(bound, low, high, verdict):
+    record = judged(f"noise.pgd/robust_accuracy {bound} 0.5", check(robust_accuracy=between(low, high)))
+    assert record.verdict is verdict
+    assert record.estimate == between(low, high)
+
+
+@functools.cache
+def share(successes, n):
+    return proportion(successes, n)
+
+
+@pytest.mark.parametrize("n", [10, 50, 200])
+@pytest.mark.parametrize("threshold", [0.1, 0.4, 0.5, 0.9])
+@pytest.mark.parametrize("bound", [">=", "<=", ">", "<"])
+def test_a_model_that_is_just_not_good_enough_passes_by_luck_at_most_once_in_forty(
+    n, threshold, bound, monkeypatch
+):
+    monkeypatch.setattr(gate_module, "images_to_decide", lambda *_: None)
+    chance = {verdict: 0.0 for verdict in Verdict}
+    for successes in range(n + 1):
+        record = judged(f"c/m {bound} {threshold}", check("c", m=share(successes, n)))
+        chance[record.verdict] += stats.binom.pmf(successes, n, threshold)
+    assert chance[PASS] <= 0.025
+    assert chance[FAIL] <= 0.025
+    assert chance[PASS] + chance[FAIL] > 0.004
+
+
+@pytest.mark.parametrize(
+    ("text", "gate"),
+    [
+        ("noise.pgd/robust_accuracy >= 0.4", Gate("noise.pgd", "robust_accuracy", ">=", 0.4, "0.4")),
+        ("a@b/m@2/255<40%", Gate("a@b", "m@2/255", "<", 0.4, "40%")),
+        ("  a/m>8/255 ", Gate("a", "m", ">", 8 / 255, "8/255")),
+        ("a/m <= -1.5", Gate("a", "m", "<=", -1.5, "-1.5")),
+    ],
+)
+def test_gates_are_read_as_they_are_written(text, gate):
+    assert parse_gate(text) == gate
+    assert parse_gate(str(gate)) == gate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "robust_accuracy >= 0.4",
+        "a/m",
+        "a/m >=",
+        "a/m = 0.4",
+        "a/m == 0.4",
+        "a/m >= x",
+        "a/m >= nan",
+        "a/m >= %",
+        "a/m >= 0.4 0.5",
+        "a/m >= inf",
+        "a / m >= 1",
+    ],
+)
+def test_what_is_no_gate_is_refused_and_shown(text):
+    with pytest.raises(UsageError, match=re.escape(repr(text))):
+        parse_gate(text)
+
+
+def test_an_inconclusive_gate_says_how_many_images_would_settle_it():
+    record = judged("c/m >= 0.4", check("c", m=proportion(43, 100)))
+    assert record.verdict is INCONCLUSIVE
+    needed = int(re.search(r"about (\d+) images would settle it", record.text)[1])
+    assert judged("c/m >= 0.4", check("c", m=proportion(round(0.43 * needed), needed))).verdict is PASS
+    stuck = judged("c/m >= 0.4", check("c", m=proportion(40, 100)))
+    assert "no practical number of images" in stuck.text
+
+
+def test_percentages_are_judged_as_shares():
+    assert judged("c/m >= 40%", check("c", m=between(0.41, 0.5))).verdict is PASS
+
+
+@pytest.mark.parametrize(
+    ("checks", "words"),
+    [
+        ([], "the audit holds no check c"),
+        ([check("c", other=between(0, 1))], "gave no metric m; it gave other"),
+        ([check("c", "failed", "boom", m=between(0.9, 1))], "c was failed: boom"),
+        ([check("c", "skipped", "no gradients")], "c was skipped: no gradients"),
+    ],
+)
+def test_a_metric_that_is_not_there_is_missing_and_says_why(checks, words):
+    record = judged("c/m >= 0", *checks)
+    assert record.verdict is MISSING
+    assert record.estimate is None
+    assert words in record.text
+
+
+def test_judging_again_replaces_the_gates_and_touches_nothing_else():
+    before = result(check("c", m=between(0.6, 0.7)))
+    once = judge(before, [parse_gate("c/m >= 0.9")])
+    twice = judge(once, [parse_gate("c/m >= 0.5")])
+    assert (once.verdict, twice.verdict) == (FAIL, PASS)
+    assert len(twice.gates) == 1
+    assert judge(twice, []) == before
+
+
+SITUATIONS = {
+    "c/m >= 0.5": PASS,
+    "c/m >= 0.99": FAIL,
+    "c/m >= 0.65": INCONCLUSIVE,
+    "c/absent >= 0.5": MISSING,
+}
+
+
+@pytest.mark.parametrize(
+    ("gates", "verdict", "code"),
+    [
+        (["c/m >= 0.5"], PASS, 0),
+        ([], Verdict.NONE, 0),
+        (["c/m >= 0.5", "c/m >= 0.65"], INCONCLUSIVE, 4),
+        (["c/m >= 0.65", "c/absent >= 0.5"], MISSING, 3),
+        (["c/m >= 0.99", "c/absent >= 0.5", "c/m >= 0.65", "c/m >= 0.5"], FAIL, 1),
+    ],
+)
+def test_the_worst_gate_gives_verdict_and_exit_code(gates, verdict, code):
+    whole = judge(result(check("c", m=between(0.6, 0.7))), map(parse_gate, gates))
+    assert [gate.verdict for gate in whole.gates] == [SITUATIONS[text] for text in gates]
+    assert whole.verdict is verdict is overall(whole.gates)
+    assert exit_code(whole) == code
+
+
+@pytest.mark.parametrize(
+    ("checks", "code"),
+    [
+        ([], ExitCode.NOTHING_EVALUATED),
+        ([check("c", "skipped", "r")], ExitCode.NOTHING_EVALUATED),
+        ([check("c", "failed", "r")], ExitCode.EXECUTION),
+        ([check("c"), check("d", "failed", "r")], ExitCode.EXECUTION),
+        ([check("c"), check("d", "skipped", "r")], ExitCode.PASS),
+    ],
+)
+def test_without_gates_a_crashed_check_or_an_empty_audit_is_no_pass(checks, code):
+    assert exit_code(result(*checks)) is code

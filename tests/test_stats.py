@@ -1,0 +1,95 @@
+"""Intervals: known values, and the coverage that they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from auditkit.stats import Estimate, images_to_decide, mean, proportion
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (0, 100, 0.0, 0.03621669),
+        (100, 100, 0.96378331, 1.0),
+        (5, 10, 0.18708603, 0.81291397),
+        (1, 1, 0.025, 1.0),
+    ],
+)
+def test_the_exact_interval_has_its_published_values(successes, n, low, high):
+    estimate = proportion(successes, n)
+    assert (estimate.value, estimate.n) == (successes / n, n)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, 7, 50])
+def test_the_interval_of_a_share_never_covers_less_often_than_it_says(n):
+    intervals = [proportion(successes, n) for successes in range(n + 1)]
+    truth = np.linspace(0.001, 0.999, 999)
+    covered = np.zeros_like(truth)
+    for successes, interval in enumerate(intervals):
+        inside = (interval.low <= truth) & (truth <= interval.high)
+        covered += inside * stats.binom.pmf(successes, n, truth)
+    assert covered.min() >= 0.95
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 5), (6, 5), (0, -1)])
+def test_an_impossible_share_is_refused(successes, n):
+    with pytest.raises(ValueError, match="a share needs"):
+        proportion(successes, n)
+
+
+def test_a_mean_has_students_interval():
+    values = np.random.default_rng(0).normal(3, 2, 30)
+    estimate = mean(values)
+    wanted = stats.t.interval(0.95, 29, loc=values.mean(), scale=stats.sem(values))
+    assert (estimate.low, estimate.high) == pytest.approx(wanted)
+    assert (estimate.value, estimate.n) == (pytest.approx(values.mean()), 30)
+
+
+def test_whole_numbers_have_a_mean_and_one_value_is_its_own_interval():
+    assert mean(np.array([1, 2, 3])).value == 2
+    single = mean(np.array([0.3]))
+    assert (single.low, single.value, single.high, single.n) == (0.3, 0.3, 0.3, 1)
+    constant = mean(np.array([2.0, 2.0]))
+    assert (constant.low, constant.high) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_nothing_or_not_a_number_has_no_mean(values):
+    with pytest.raises(ValueError, match="a mean needs"):
+        mean(np.array(values))
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), n=st.integers(2, 300), threshold=st.floats(0.02, 0.98))
+def test_as_many_images_as_it_says_really_decide(data, n, threshold):
+    now = proportion(data.draw(st.integers(0, n)), n)
+    needed = images_to_decide(now, threshold)
+    if needed is None:
+        assert abs(now.value - threshold) < 2e-3
+        return
+    then = proportion(round(now.value * needed), needed)
+    assert not then.low <= threshold <= then.high
+    if now.low <= threshold <= now.high:
+        assert needed > n
+        few = max(n, round(0.9 * needed))
+        sooner = proportion(round(now.value * few), few)
+        assert few == n or sooner.low <= threshold <= sooner.high or needed < 60
+
+
+def test_more_images_never_settle_a_value_on_the_threshold_or_a_hair_beside_it():
+    assert images_to_decide(proportion(50, 100), 0.5) is None
+    assert images_to_decide(proportion(50, 100), 0.5 + 1e-7) is None
+
+
+def test_a_mean_is_decided_when_its_interval_has_shrunk_to_the_threshold():
+    now = Estimate(value=1.0, low=0.8, high=1.2, n=100, method="Student t")
+    needed = images_to_decide(now, 1.1)
+    assert needed == pytest.approx(400, abs=1)
+    assert 0.2 * (100 / needed) ** 0.5 <= 0.1 + 1e-9
+    assert images_to_decide(now, 1.0 + 1e-6) is None
