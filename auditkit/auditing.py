@@ -128,9 +128,10 @@ def run_audit(
     started = datetime.datetime.now(datetime.UTC)
     with contextlib.ExitStack() as stack:
         folder = out if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(_alone_in(folder))
         stack.enter_context(protected(recipe))
         bench = set_up(recipe)
+        # Only now, so that a request that cannot be met leaves no folder behind.
+        stack.enter_context(_alone_in(folder))
         first = bench.read(*bench.shards[0]).samples
         notes = preflight(
             bench.loaded,

@@ -36,6 +36,15 @@ def _text(value: object) -> object:
     return value
 
 
+def _names(value: object) -> object:
+    """Take one name, or several with commas, where a list is wanted."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _requirements(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size)]
 Numbers = Annotated[str, BeforeValidator(_text)]
 
@@ -46,10 +55,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Literal["smoke", "standard", "full"] = "standard"
-    checks: tuple[str, ...] = ()
+    checks: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
     options: dict[str, dict[str, Any]] = {}
     """Options of checks, by check key."""
-    gates: tuple[str, ...] = ()
+    gates: Annotated[tuple[str, ...], BeforeValidator(_requirements)] = ()
     seed: int = 0
 
     weights: Path | None = None

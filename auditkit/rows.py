@@ -49,6 +49,9 @@ def _map(function: Callable[..., Tensor], *states: Any) -> Any:
     if isinstance(first, Tensor):
         return function(*states)
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        if any(type(state) is not type(first) for state in states):
+            names = sorted({type(state).__name__ for state in states})
+            raise TypeError(f"start and step return one kind of state; got {' and '.join(names)}")
         mapped = {
             field.name: _map(function, *(getattr(state, field.name) for state in states))
             for field in dataclasses.fields(first)

@@ -50,7 +50,8 @@ def mean(values: npt.NDArray[np.floating], confidence: float = CONFIDENCE) -> Es
     Raises:
         ValueError: `values` is empty or not finite.
     """
-    values = np.asarray(values, dtype=np.float64)
+    # Sorted, so that not even a last digit depends on the order of the images.
+    values = np.sort(np.asarray(values, dtype=np.float64))
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError("a mean needs at least one value, and finite ones")
     centre = float(values.mean())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -105,6 +105,7 @@ class State:
     labels: Tensor
     eps: Tensor
     step: Tensor
+    given_up: Tensor
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Scripted(Attack):
         return self.rounds
 
     def start(self, images, labels, eps, rng):
-        return State(images, labels, eps, torch.zeros_like(labels))
+        return State(images, labels, eps, torch.zeros_like(labels), labels < 0)
 
     def toward(self, images, labels, length):
         """Move every colour value by `length` toward the class that is nearest in this direction."""
@@ -352,11 +353,25 @@ def test_rows_that_leave_are_replaced_at_once(model, samples):
     assert sum(size for size in sizes if size < 8) <= 6 * 8
 
 
+def test_rows_that_are_given_up_are_judged_once_and_stepped_no_further(network, model, samples):
+    def step(self, model, state):
+        model.logits(state.images)
+        at = state.step + 1
+        return replace(state, step=at, given_up=(at == 2) & (state.labels == 0))
+
+    findings = run_check(scripted(network, step, rounds=5), model, samples, batch=7)
+    correct, first = findings.columns["clean_correct"], (samples.labels == 0).numpy()
+    assert (findings.forwards[correct & first] == 1 + 2 + 1).all()
+    assert (findings.forwards[correct & ~first] == 1 + 5 + 1).all()
+    assert (correct & first).any()
+    assert not findings.columns["fooled"].any()
+
+
 @pytest.mark.parametrize("method", ["start", "step"])
 def test_a_state_with_other_rows_is_an_error_that_names_the_method(network, model, samples, method):
     def halve(state):
         half = len(state.labels) // 2
-        return State(*(getattr(state, name)[:half] for name in ("images", "labels", "eps", "step")))
+        return State(*(getattr(state, field.name)[:half] for field in fields(state)))
 
     if method == "step":
         attack = scripted(network, lambda self, model, state: halve(state))

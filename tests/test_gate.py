@@ -104,11 +104,9 @@ def share(successes, n):
 @pytest.mark.parametrize("n", [10, 50, 200])
 @pytest.mark.parametrize("threshold", [0.1, 0.4, 0.5, 0.9])
 @pytest.mark.parametrize("bound", [">=", "<=", ">", "<"])
-def test_a_model_that_is_just_not_good_enough_passes_by_luck_at_most_once_in_forty(
-    n, threshold, bound, monkeypatch
-):
+def test_a_model_that_is_just_not_good_enough_passes_by_luck_at_most_once_in_forty(n, threshold, bound, monkeypatch):
     monkeypatch.setattr(gate_module, "images_to_decide", lambda *_: None)
-    chance = {verdict: 0.0 for verdict in Verdict}
+    chance = dict.fromkeys(Verdict, 0.0)
     for successes in range(n + 1):
         record = judged(f"c/m {bound} {threshold}", check("c", m=share(successes, n)))
         chance[record.verdict] += stats.binom.pmf(successes, n, threshold)
@@ -171,7 +169,7 @@ def test_percentages_are_judged_as_shares():
     [
         ([], "the audit holds no check c"),
         ([check("c", other=between(0, 1))], "gave no metric m; it gave other"),
-        ([check("c", "failed", "boom", m=between(0.9, 1))], "c was failed: boom"),
+        ([check("c", "failed", "boom", m=between(0.9, 1))], "c failed: boom"),
         ([check("c", "skipped", "no gradients")], "c was skipped: no gradients"),
     ],
 )

@@ -66,3 +66,8 @@ def test_a_state_of_no_rows_is_a_state():
 def test_what_is_no_state_is_refused_in_words(broken, words):
     with pytest.raises(TypeError, match=words):
         count_rows(broken)
+
+
+def test_states_of_two_kinds_are_not_joined():
+    with pytest.raises(TypeError, match="one kind of state; got Inner and State"):
+        concatenate_rows([state(2), Inner(torch.zeros(2))])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from auditkit.models.base import Batching
 
-__all__ = ["find_batching"]
+__all__ = ["InFixedBatches", "find_batching"]
 
 _ROWS = 24
 _MINIMUM = 8
@@ -38,3 +38,21 @@ def find_batching(compute: Callable[[Tensor], Tensor], images: Tensor, batch: in
 
 def _repeat(images: Tensor, rows: int) -> Tensor:
     return images[torch.arange(rows, device=images.device) % len(images)]
+
+
+class InFixedBatches(nn.Module):
+    """Feeds a network that insists on its batch size; the last batch is filled up with its last image."""
+
+    def __init__(self, graph: nn.Module, size: int) -> None:
+        super().__init__()
+        self.graph = graph
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N, ...) for images (N, ...), N at least 1."""
+        scores = []
+        for start in range(0, len(images), self.size):
+            rows = images[start : start + self.size]
+            filling = rows[-1:].expand(self.size - len(rows), *rows.shape[1:])
+            scores.append(self.graph(torch.cat([rows, filling]))[: len(rows)])
+        return torch.cat(scores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 from dataclasses import replace
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from auditkit.models.base import Batching, Differentiable, Model
 from auditkit.models.batching import find_batching
-from auditkit.models.preprocess import Preprocessed
+from auditkit.models.preprocess import copied
 
 __all__ = ["Precision", "search_copy"]
 
@@ -70,18 +69,12 @@ def _half_precisions(precision: Precision, device: torch.device) -> tuple[torch.
             return (torch.bfloat16, torch.float16) if device.type == "cuda" else (torch.bfloat16,)
 
 
-def _copied(network: Preprocessed) -> Preprocessed:
-    # Without gradients, for TorchScript's copies would otherwise remember what they were copied from.
-    with torch.no_grad():
-        return copy.deepcopy(network)
-
-
 def _folded(exact: Differentiable, images: Tensor) -> Differentiable:
     best = exact
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            folded = _copied(exact.network)
+            folded = copied(exact.network)
             folded.network = fuse(folded.network).requires_grad_(False)
         candidate = replace(exact, network=folded, description="float32, batch norm folded")
         if _agrees(exact, candidate, images):
@@ -89,7 +82,7 @@ def _folded(exact: Differentiable, images: Tensor) -> Differentiable:
     except Exception:
         best = exact
     try:
-        last = _copied(best.network)
+        last = copied(best.network)
         candidate = replace(
             best,
             network=last.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
@@ -106,7 +99,7 @@ def _folded(exact: Differentiable, images: Tensor) -> Differentiable:
 def _in_half(base: Differentiable, dtype: torch.dtype) -> Differentiable | None:
     name = str(dtype).removeprefix("torch.")
     try:
-        network = _copied(base.network).to(dtype)
+        network = copied(base.network).to(dtype)
     except Exception:
         return None
     return replace(base, network=network, dtype=dtype, description=base.description.replace("float32", name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from auditkit.errors import UsageError
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessed", "Preprocessing", "parse_channels", "parse_range"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessed", "Preprocessing", "copied", "parse_channels", "parse_range"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -84,6 +86,15 @@ class Preprocessed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K)."""
         return self.steps.logits(self.network(self.steps.inputs(images)))
+
+
+def copied(network: Preprocessed) -> Preprocessed:
+    """Return a copy that shares nothing with the network."""
+    # Without gradients, for TorchScript's copies would otherwise remember what they were copied from. Copying an
+    # exported program warns of torch's own doings.
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return copy.deepcopy(network)
 
 
 def parse_range(text: str) -> tuple[float, float]:

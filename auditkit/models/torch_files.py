@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from torch import Tensor, nn
 
 from auditkit.errors import ExecutionError, UsageError
 from auditkit.imports import import_object
+from auditkit.models.batching import InFixedBatches
 from auditkit.models.loaded import Loaded, digest_files, digest_state
 
 __all__ = ["borrowed", "load_factory", "load_module", "load_torch_file"]
+
+# What archives begin with, and so does everything that torch has written since version 1.6.
+_ARCHIVE = b"PK\x03\x04"
 
 
 def load_torch_file(path: Path, device: torch.device, *, trust_pickle: bool) -> Loaded:
@@ -29,9 +34,15 @@ def load_torch_file(path: Path, device: torch.device, *, trust_pickle: bool) -> 
     """
     kind = _kind(path)
     notes: tuple[str, ...] = ()
+    shape: tuple[int | None, ...] | None = None
+    network: nn.Module
     try:
         if kind == "torch.export":
-            network: nn.Module = torch.export.load(path).module()
+            program = torch.export.load(path)
+            network, batch, shape = program.module(), *_stated_input(program)
+            if batch is not None and batch > 1:
+                network = InFixedBatches(network, batch)
+                notes = (f"the network takes {batch} images at a time, and is given so many",)
         elif kind == "torchscript":
             network = _load_script(path, device)
         else:
@@ -43,7 +54,17 @@ def load_torch_file(path: Path, device: torch.device, *, trust_pickle: bool) -> 
         raise ExecutionError(f"{path}: not a readable {kind} file ({_first_line(error)})") from error
     if kind != "torch.export":
         network.eval()
-    return _loaded(network.to(device), path.name, kind, digest_files([path]), notes)
+    return replace(_loaded(network.to(device), path.name, kind, digest_files([path]), notes), input_shape=shape)
+
+
+def _stated_input(program: torch.export.ExportedProgram) -> tuple[int | None, tuple[int | None, ...] | None]:
+    """Return the batch size (None: any) and the sizes after it that an exported program was made for."""
+    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    value = inputs[0].meta.get("val") if len(inputs) == 1 else None
+    if not isinstance(value, Tensor) or value.dim() != 4:
+        return None, None
+    batch, *sizes = (size if isinstance(size, int) else None for size in value.shape)
+    return batch, tuple(sizes)
 
 
 def _load_script(path: Path, device: torch.device) -> nn.Module:
@@ -58,6 +79,9 @@ def _kind(path: Path) -> str:
     if path.suffix == ".pt2":
         return "torch.export"
     if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(len(_ARCHIVE)) == _ARCHIVE:
+                raise ExecutionError(f"{path} is damaged: cut short, or changed after it was written")
         return "pickle"
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -12,7 +11,7 @@ from auditkit.errors import AuditError, ExecutionError
 from auditkit.models.base import Batching, Differentiable, Model, ModelInfo
 from auditkit.models.batching import find_batching
 from auditkit.models.loaded import Loaded
-from auditkit.models.preprocess import Preprocessed, Preprocessing
+from auditkit.models.preprocess import Preprocessed, Preprocessing, copied
 
 __all__ = ["try_out"]
 
@@ -119,9 +118,7 @@ def _with_gradients(model: Model, loaded: Loaded, steps: Preprocessing, images: 
 
 def _frozen_copy(network: Preprocessed) -> Preprocessed:
     try:
-        # Without gradients, for TorchScript's copies would otherwise remember what they were copied from.
-        with torch.no_grad():
-            frozen = copy.deepcopy(network)
+        frozen = copied(network)
     except Exception:
         # A network that cannot be copied is only read: it stays in the mode and with the flags that it has.
         return network

@@ -17,6 +17,7 @@ from torch import fx
 
 from auditkit.errors import ExecutionError
 from auditkit.models import onnx_operators
+from auditkit.models.batching import InFixedBatches
 from auditkit.models.fx_graph import drop_unused, fold_constants, settle_shapes
 from auditkit.models.onnx_graph import (
     free_inputs,
@@ -99,23 +100,6 @@ def _converted(model: onnx.ModelProto) -> fx.GraphModule:
     return module.float().eval().requires_grad_(False)
 
 
-class _InFixedBatches(torch.nn.Module):
-    """Feeds a graph that insists on its batch size; the last batch is filled up with its last image."""
-
-    def __init__(self, graph: torch.nn.Module, size: int) -> None:
-        super().__init__()
-        self.graph = graph
-        self.size = size
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        scores = []
-        for start in range(0, len(images), self.size):
-            rows = images[start : start + self.size]
-            filling = rows[-1:].expand(self.size - len(rows), *rows.shape[1:])
-            scores.append(self.graph(torch.cat([rows, filling]))[: len(rows)])
-        return torch.cat(scores)
-
-
 def _tried(twin: torch.nn.Module, image: onnx.ValueInfoProto) -> torch.nn.Module:
     """Return the twin in a form that was seen to work and to give gradients; a free size cannot be tried."""
     shape = input_shape(image)
@@ -126,7 +110,7 @@ def _tried(twin: torch.nn.Module, image: onnx.ValueInfoProto) -> torch.nn.Module
     # Calling forward, here and below, because calling an fx module prints a traceback before it raises.
     if batch and not _treats_rows_alike(twin, trial):
         twin.forward(trial[:1].expand(batch, *lengths))
-        twin = _InFixedBatches(twin, batch)
+        twin = InFixedBatches(twin, batch)
     scores = twin.forward(trial)
     if not isinstance(scores, torch.Tensor) or scores.shape[:1] != trial.shape[:1]:
         raise TwinError("the output does not have one row an image")

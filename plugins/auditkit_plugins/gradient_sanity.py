@@ -58,6 +58,7 @@ class GradientSanity:
                 "zero_gradients",
                 above=0.05,
                 text="For many images the gradient of the loss is exactly zero. Gradient attacks cannot move there, so "
+                ""
                 "their "
                 "robust accuracy says nothing about the model.",
                 remedy="Read the results of attacks without gradients instead; look for rounding, binarisation or a "
@@ -68,9 +69,11 @@ class GradientSanity:
                 "saturated",
                 above=0.05,
                 text="For many images the cross-entropy is flat in float32 although the margin is not: the scores are so "
+                ""
                 "far "
                 "apart that the softmax saturates.",
                 remedy="Use an attack on the margin or on the difference-of-logits ratio; audit the logits instead of "
+                ""
                 ""
                 "probabilities.",
             ),
@@ -86,6 +89,7 @@ class GradientSanity:
                 "random_scores",
                 above=0.0,
                 text="The model gives the same image different scores from run to run, so a single query proves little "
+                ""
                 "and "
                 "attacks are understated.",
                 remedy="Switch the randomness off for the audit (evaluation mode, no dropout), or attack its "
@@ -96,6 +100,7 @@ class GradientSanity:
                 "noise_beats_gradient",
                 above=0.02,
                 text="Aimless noise fools images that a gradient attack with the same budget does not. Gradients do not "
+                ""
                 "lead "
                 "to the weak points: robust accuracy under gradient attacks is too high.",
                 remedy="Trust the attacks without gradients; look for steps in the model that hide gradients.",

@@ -51,7 +51,7 @@ class PGDState:
 
 @dataclass(frozen=True)
 class PGD(Attack):
-    """Follow the gradient of the cross-entropy from a random point, and project back into the ball after each step.
+    """Follow the gradient of a loss from a random point, and project back into the ball after each step.
 
     The step length falls from `step_size` to almost nothing: long steps fool the easy images at once, short ones settle
     the hard ones. With `give_up`, a row whose margin would not reach zero in time even at four times its recent pace
@@ -74,7 +74,10 @@ class PGD(Attack):
         needs=frozenset({Capability.GRADIENTS}),
         curves=ATTACK_CURVES,
         flags=ATTACK_FLAGS,
-        references=("Madry et al. 2018, https://arxiv.org/abs/1706.06083",),
+        references=(
+            "Madry et al. 2018, https://arxiv.org/abs/1706.06083",
+            "Carlini and Wagner 2017 (the margin loss), https://arxiv.org/abs/1608.04644",
+        ),
         presets={
             "smoke": {"eps": "0.5/255, 2/255, 8/255", "steps": 10},
             "standard": {"eps": "0.25/255, 0.5/255, 1/255, 2/255, 4/255, 8/255"},
@@ -92,6 +95,8 @@ class PGD(Attack):
     restarts: Annotated[int, Field(ge=1)] = 1
     step_size: Annotated[float, Field(gt=0)] = 1.0
     """Length of the first step, as a share of eps."""
+    loss: Literal["margin", "cross_entropy"] = "margin"
+    """What is climbed: the margin's gradient does not vanish where the softmax saturates."""
     give_up: bool = True
     """Whether rows without hope are left early."""
 
@@ -110,7 +115,8 @@ class PGD(Attack):
 
     def step(self, model: Queries, state: PGDState) -> PGDState:
         """Take one step uphill and project."""
-        logits, gradient = model.gradient(state.images, _cross_entropy, state.labels)
+        loss = _negative_margin if self.loss == "margin" else _cross_entropy
+        logits, gradient = model.gradient(state.images, loss, state.labels)
         size = state.eps * self.step_size * ((1 - state.step / self.steps) ** 2 + _SHORTEST_STEP)
         if self.norm == "linf":
             moved = state.images + gradient.sign() * _column(size)
@@ -139,6 +145,10 @@ class PGD(Attack):
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels, reduction="none")
+
+
+def _negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    return -_margin(logits, labels)
 
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:

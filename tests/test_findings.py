@@ -1,0 +1,168 @@
+"""Findings: what breaks the contract is refused in one line, what keeps it is reduced rightly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auditkit.check import Curve, Exhibit, Findings, FlagRule, Metric, Panel, Spec
+from auditkit.errors import ExecutionError
+from auditkit.findings import check_columns, curves, flags, join_columns, metrics, top_exhibits
+from auditkit.stats import mean, proportion
+
+SPEC = Spec(
+    id="made.up",
+    title="t",
+    why="w",
+    metrics=(
+        Metric("clean_accuracy", "clean", "Clean"),
+        Metric("robust_accuracy", "robust", "Robust"),
+        Metric("success", "fooled", "Fooled, of the correct", among="clean"),
+        Metric("distance", "distance", "Distance", "mean", among="fooled"),
+    ),
+    curves=(Curve("robust_accuracy", "Robust accuracy", "budget"),),
+    flags=(
+        FlagRule("made.weak", "success", above=0.5, text="weak", remedy="train"),
+        FlagRule("made.gone", "absent", above=0.0, text="never", remedy="none"),
+    ),
+)
+FOOLED = np.array([True, False, True, False])
+
+
+def columns(**changed):
+    plain = {
+        "clean": np.array([True, True, True, False]),
+        "robust": np.array([False, True, False, False]),
+        "fooled": FOOLED,
+        "distance": np.array([0.5, np.nan, 0.7, np.nan]),
+        "extra": np.arange(4),
+    }
+    return {name: column for name, column in {**plain, **changed}.items() if column is not None}
+
+
+def picture(array):
+    return (Exhibit("s", "c", 1.0, (Panel("p", "heat", array),)),)
+
+
+def test_findings_as_they_should_be_are_taken():
+    check_columns(SPEC, Findings(columns(), forwards=np.arange(4), backwards=np.zeros(4, np.int32)), 4)
+
+
+@pytest.mark.parametrize(
+    ("findings", "words"),
+    [
+        (Findings(columns(extra=np.arange(3))), r"column extra of shape \(3,\); wanted \(4,\)"),
+        (Findings(columns(extra=np.zeros((4, 1)))), r"column extra of shape \(4, 1\)"),
+        (Findings(columns(extra=[1, 2, 3, 4])), "column extra of shape list"),
+        (Findings(columns(extra=np.array(list("abcd")))), "column extra of type <U1"),
+        (Findings(columns(extra=np.array([None] * 4))), "column extra of type object"),
+        (Findings(columns(robust=None)), "no column robust, which its metric robust_accuracy needs"),
+        (Findings(columns(robust=FOOLED.astype(int))), "column robust of int64; a share needs bool"),
+        (
+            Findings(columns(**{"robust@8/255": FOOLED.astype(float)})),
+            "column robust@8/255 of float64; a share needs bool",
+        ),
+        (Findings(columns(clean=None)), "no column clean"),
+        (Findings(columns(distance=np.array([0.5, 0, np.nan, 0]))), "NaN or infinity in column distance"),
+        (Findings(columns(distance=np.array([0.5, 0, np.inf, 0]))), "NaN or infinity in column distance"),
+        (Findings(columns(), forwards=np.arange(3)), r"forwards that are not \(4,\) integers"),
+        (Findings(columns(), backwards=np.full(4, np.nan)), r"backwards that are not \(4,\) integers"),
+        (Findings(columns(), forwards=[1, 2, 3, 4]), r"forwards that are not \(4,\) integers"),
+        (Findings(columns(), (Exhibit("s", "c", float("nan"), ()),)), "exhibit of s with score nan"),
+        (Findings(columns(), picture(None)), "panel that is no array"),
+        (Findings(columns(), picture(np.array([{}]))), "panel that is no array"),
+    ],
+)
+def test_each_breach_of_the_contract_has_an_error_of_one_line(findings, words):
+    with pytest.raises(ExecutionError, match=words) as caught:
+        check_columns(SPEC, findings, 4)
+    assert str(caught.value).startswith("made.up returned ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_metric_whose_denominator_is_missing_is_refused():
+    lone = Spec("made.up", "t", "w", (Metric("success", "fooled", "t", among="absent"),))
+    with pytest.raises(ExecutionError, match="no column absent, which its metric success needs"):
+        check_columns(lone, Findings(columns()), 4)
+
+
+def test_metrics_count_over_all_or_over_those_that_are_asked_for():
+    estimates, titles = metrics(SPEC, columns())
+    assert estimates["clean_accuracy"] == proportion(3, 4)
+    assert estimates["robust_accuracy"] == proportion(1, 4)
+    assert estimates["success"] == proportion(2, 3)
+    assert estimates["distance"] == mean(np.array([0.5, 0.7]))
+    assert titles["success"] == "Fooled, of the correct"
+    assert set(titles) == set(estimates)
+
+
+def test_a_metric_that_no_sample_counts_for_is_left_out():
+    estimates, titles = metrics(SPEC, columns(fooled=np.zeros(4, bool)))
+    assert "distance" not in estimates
+    assert "distance" not in titles
+    assert estimates["success"] == proportion(0, 3)
+
+
+def with_budgets():
+    none, some = np.zeros(4, bool), np.array([False, True, False, False])
+    return columns(robust=None, **{"robust@2/255": some, "robust@10/255": none, "fooled@10/255": FOOLED & some})
+
+
+def test_the_plain_name_stands_for_the_largest_budget_not_for_the_last_name():
+    estimates, _ = metrics(SPEC, with_budgets())
+    assert estimates["robust_accuracy@2/255"] == proportion(1, 4)
+    assert estimates["robust_accuracy@10/255"] == estimates["robust_accuracy"] == proportion(0, 4)
+    assert estimates["success@10/255"] == proportion(0, 3)
+
+
+def test_a_denominator_may_have_a_budget_of_its_own():
+    spec = Spec("made.up", "t", "w", (Metric("m", "value", "t", "mean", among="seen"),))
+    given_ = {
+        "value@1": np.array([1.0, 2.0]),
+        "value@2": np.array([1.0, 2.0]),
+        "seen": np.array([True, True]),
+        "seen@2": np.array([False, True]),
+    }
+    estimates, _ = metrics(spec, given_)
+    assert (estimates["m@1"].value, estimates["m@2"].value) == (1.5, 2.0)
+
+
+def test_a_curve_rises_in_budget_and_starts_at_the_clean_accuracy():
+    estimates, _ = metrics(SPEC, with_budgets())
+    (curve,) = curves(SPEC, estimates)
+    assert [(point.x, point.label) for point in curve.points] == [
+        (0.0, "0"),
+        (2 / 255, "2/255"),
+        (10 / 255, "10/255"),
+    ]
+    assert curve.points[0].estimate == proportion(3, 4)
+    assert (curve.y_label, curve.x_label) == ("robust accuracy", "budget")
+
+
+@pytest.mark.parametrize(("fooled", "raised"), [(2, ["made.weak"]), (1, [])])
+def test_a_flag_is_raised_beyond_its_threshold_only(fooled, raised):
+    estimates = {"success": proportion(fooled, 3)}
+    found = flags(SPEC, "made.up@b", estimates)
+    assert [flag.id for flag in found] == raised
+    assert all(flag.check == "made.up@b" and flag.remedy == "train" for flag in found)
+    assert flags(SPEC, "k", {"success": proportion(1, 2)}) == ()
+
+
+def test_shards_are_joined_in_order_and_must_have_the_same_columns():
+    one, two = {"a": np.array([1, 2])}, {"a": np.array([3])}
+    assert join_columns([one, two])["a"].tolist() == [1, 2, 3]
+    with pytest.raises(ExecutionError, match="different columns"):
+        join_columns([one, {"a": two["a"], "b": two["a"]}])
+    with pytest.raises(ExecutionError, match="different columns"):
+        join_columns([one, {}])
+
+
+SHOWN = [Exhibit(name, "", score, ()) for name, score in [("b", 1.0), ("a", 1.0), ("c", 2.0), ("d", 0.5)]]
+
+
+@given(st.permutations(SHOWN), st.integers(0, 5))
+def test_the_gallery_does_not_depend_on_the_order_of_shards(exhibits, count):
+    names = [exhibit.sample for exhibit in top_exhibits(exhibits, count)]
+    assert names == ["c", "a", "b", "d"][:count]
