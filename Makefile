@@ -26,12 +26,13 @@ wheel: $(VENV)/installed
 	$(BIN)/python tests/packaging/build_and_test.py
 
 bench: $(VENV)/installed
-	$(BIN)/pip install --quiet --constraint constraints-bench.txt --no-deps -r benchmarks/requirements.txt
+	$(BIN)/pip install --quiet --no-deps --requirement benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks.pgd
 
-$(VENV)/installed: pyproject.toml setup.cfg constraints.txt
+$(VENV)/installed: pyproject.toml setup.cfg tests/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint tests/constraints.txt torch
+	$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:

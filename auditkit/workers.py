@@ -41,7 +41,8 @@ def in_processes(count: int) -> Callable[[Workbench, Store, Sequence[Task], Prog
     """Return a way to do tasks in `count` processes; what comes out is the same as in one."""
 
     def compute(bench: Workbench, store: Store, tasks: Sequence[Task], progress: Progress) -> dict[str, str]:
-        orders = [_Order(_portable(bench), _threads(count), store.folder, task) for task in tasks]
+        recipe = _portable(bench)
+        orders = [_Order(recipe, _threads(count), store.folder, task) for task in tasks]
         return _Pool(count, bench.recipe.settings.time_limit, progress, bench).run(orders)
 
     return compute

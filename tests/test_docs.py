@@ -30,11 +30,15 @@ from auditkit.plan import PRESETS, default_options
 from auditkit.registry import find, load_check
 
 ROOT = Path(__file__).parents[1]
+# The tests also run beside an installed wheel, where there are no pages.
+if not (ROOT / "docs").is_dir():
+    pytest.skip("the docs are not here", allow_module_level=True)
+
 BIN = Path(sys.executable).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
 CHECKS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["auditkit.checks"])
 LANGUAGES = {"console", "sh", "python", "toml", "text"}
-TIME_LIMIT = 120
+TIME_LIMIT = 300
 DEMO = "auditkit demo"
 # Pages built on the demo's audit come last, so that it runs beside the others.
 LATE = ("gates.md", "report.md", "README.md")

@@ -16,6 +16,8 @@ from auditkit import ATTACK_METRICS, Attack, Findings, FlagRule, Metric, Spec
 from auditkit.context import TimeLimitError
 from auditkit.models.base import Batching, Differentiable
 from auditkit.models.preprocess import Preprocessed, Preprocessing
+from auditkit.models.torch_files import load_module
+from auditkit.models.tryout import try_out
 from auditkit.testing import LinearModel, assert_contract, linear_distance, run_check, toy_model, toy_samples
 from auditkit_plugins.fgsm import FGSM
 from auditkit_plugins.pgd import PGD
@@ -157,6 +159,18 @@ class TestTheJudge:
         assert (findings["overstepped"][correct] == 2).all()
         assert (findings["overstepped"][~correct] == 0).all()
 
+    def test_a_success_outside_the_budget_does_not_hide_an_honest_one(self, network, model, samples):
+        def both(self, model, state):
+            model.logits(self.toward(state.images, state.labels, 0.2))
+            model.logits(self.toward(state.images, state.labels, state.eps.view(-1, 1, 1, 1)))
+            return state
+
+        findings = run_check(scripted(network, both), model, samples).columns
+        correct = findings["clean_correct"]
+        np.testing.assert_array_equal(findings["fooled"], correct)
+        assert (findings["steps"][correct] == 1).all()
+        assert (findings["overstepped"][correct] == 1).all()
+
     def test_leaving_the_range_of_colours_gains_nothing(self, network, model, samples):
         def lie(self, model, state):
             far = self.toward(state.images, state.labels, 0.9)
@@ -255,6 +269,20 @@ class TestTheJudge:
         assert (findings.forwards[wrong] == 1).all()
         assert (findings.backwards[wrong] == 0).all()
         assert not findings.columns["robust"][wrong].any()
+
+
+def test_a_twin_that_disagrees_with_the_deployed_model_lends_it_no_gradients(network, samples):
+    cpu, images = torch.device("cpu"), samples.images
+
+    def with_twin(twin):
+        loaded = replace(load_module(twin.eval(), cpu), run=network, is_twin=True)
+        return try_out(loaded, Preprocessing(), images, cpu, 128)
+
+    assert with_twin(LinearModel(classes=4, seed=3)).exact is not None
+    stranger = with_twin(LinearModel(classes=4, seed=99))
+    assert stranger.exact is None
+    assert "does not agree" in stranger.no_gradients
+    assert torch.equal(stranger.logits(images), with_twin(network).logits(images))
 
 
 class Gated(nn.Module):
