@@ -220,13 +220,14 @@ def _npz(arrays: Arrays) -> bytes:
     return buffer.getvalue()
 
 
-def load_result(path: Path) -> AuditResult:
+def load_result(path: str | Path) -> AuditResult:
     """Read a stored audit: its folder, or the `result.json` in it.
 
     Raises:
         UsageError: there is no result, or it is damaged or of another schema.
     """
-    file = path / "result.json" if path.is_dir() else path
+    file = Path(path)
+    file = file / "result.json" if file.is_dir() else file
     try:
         result = Result.model_validate_json(file.read_bytes())
         table, arrays = (_read_npz(file.with_name(name)) for name in ("samples.npz", "exhibits.npz"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 __all__ = ["STARTER"]
 
 STARTER = """\
-# auditkit: run it with `auditkit run`. Paths are relative to this file; every key is also an option of `auditkit run`.
+# auditkit: run it with `auditkit run`. Paths are relative to this file; the same
+# settings are options of `auditkit run`, and arguments of `auditkit.audit`.
 
 model = "model.onnx"               # .onnx, .pt, .pt2, "package.module:factory" or "network.py:factory"
 # weights = "model.safetensors"    # for a factory

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
+from scipy import special
 
 __all__ = ["CONFIDENCE", "Estimate", "images_to_decide", "mean", "proportion"]
 
@@ -38,10 +38,10 @@ def proportion(successes: int, n: int, confidence: float = CONFIDENCE) -> Estima
     """
     if not 0 <= successes <= n or n <= 0:
         raise ValueError(f"a share needs 0 <= successes <= n and n > 0, not {successes} of {n}")
-    interval = stats.binomtest(successes, n).proportion_ci(confidence_level=confidence, method="exact")
-    return Estimate(
-        value=successes / n, low=float(interval.low), high=float(interval.high), n=n, method="Clopper-Pearson"
-    )
+    tail = (1 - confidence) / 2
+    low = special.betaincinv(successes, n - successes + 1, tail) if successes > 0 else 0.0
+    high = special.betaincinv(successes + 1, n - successes, 1 - tail) if successes < n else 1.0
+    return Estimate(value=successes / n, low=float(low), high=float(high), n=n, method="Clopper-Pearson")
 
 
 def mean(values: npt.NDArray[np.floating], confidence: float = CONFIDENCE) -> Estimate:
@@ -58,7 +58,7 @@ def mean(values: npt.NDArray[np.floating], confidence: float = CONFIDENCE) -> Es
     if values.size == 1:
         return Estimate(value=centre, low=centre, high=centre, n=1, method="single value")
     error = float(values.std(ddof=1)) / math.sqrt(values.size)
-    half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1)) * error
+    half = float(special.stdtrit(values.size - 1, (1 + confidence) / 2)) * error
     return Estimate(value=centre, low=centre - half, high=centre + half, n=int(values.size), method="Student t")
 
 

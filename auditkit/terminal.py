@@ -96,6 +96,9 @@ def print_result(result: Result, console: Console) -> None:
             wanted = Text(f"{gate.metric} {gate.bound} {gate.threshold_text}")
             table.add_row(wanted, found, Text(gate.verdict.value, style=_COLOURS.get(gate.verdict, "")))
         console.print(table)
+        for gate in ordered(result.gates):
+            if gate.verdict in (Verdict.INCONCLUSIVE, Verdict.MISSING):
+                console.print(Text(f"{gate.verdict.value}: {gate.metric}: {gate.text}"))
     for check in result.checks:
         line = Text(f"{check.key}: ", style="bold")
         if check.status == "done":

@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,9 @@ CHECKS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
 LANGUAGES = {"console", "sh", "python", "toml", "text"}
 TIME_LIMIT = 300
 DEMO = "auditkit demo"
-# Pages built on the demo's audit come last, so that it runs beside the others.
-LATE = ("gates.md", "report.md", "README.md")
+# Pages are followed side by side: the longest first, those that wait for the demo's audit last.
+READERS = 2
+ORDER = ("tutorial.md", "write_a_check.md", "CONTRIBUTING.md", "index.md", "README.md", "report.md", "gates.md")
 # Images of each class for the pages that bring no model of their own.
 IMAGES_A_CLASS = 4
 
@@ -93,7 +96,7 @@ BLOCKS = {page: list(blocks(page)) for page in PAGES}
 
 
 def run_order(page: Path) -> tuple[int, str]:
-    return LATE.index(page.name) if page.name in LATE else -1, page.name
+    return ORDER.index(page.name) if page.name in ORDER else -1, page.name
 
 
 RUN = sorted((page for page in PAGES if any(block.is_run for block in BLOCKS[page])), key=run_order)
@@ -124,10 +127,12 @@ class SharedDemo:
     folder: Path
     process: subprocess.Popen[str]
     output: str | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait(self) -> tuple[int, str]:
-        if self.output is None:
-            self.output, _ = self.process.communicate(timeout=TIME_LIMIT)
+        with self.lock:
+            if self.output is None:
+                self.output, _ = self.process.communicate(timeout=TIME_LIMIT)
         return self.process.returncode, self.output
 
     def copy_to(self, folder: Path) -> None:
@@ -278,14 +283,33 @@ def masked(line: str) -> str:
     return NUMBER.sub("#", " ".join(line.split()))
 
 
-@pytest.mark.parametrize("page", RUN, ids=page_id)
-def test_that_a_reader_who_follows_a_page_gets_what_it_shows(
-    page: Path, tmp_path: Path, demo: SharedDemo, model: Path
-) -> None:
-    reader = Reader(tmp_path, demo, model)
+def follow(page: Path, reader: Reader) -> None:
     for block in BLOCKS[page]:
         if block.is_run:
             reader.follow(block)
+
+
+@pytest.fixture(scope="module")
+def followed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, demo: SharedDemo, model: Path
+) -> Iterator[dict[Path, Future[None]]]:
+    """Follow the pages that were selected, some at a time."""
+    parameters = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    wanted = {chosen["followed_page"] for chosen in parameters if "followed_page" in chosen}
+    with ThreadPoolExecutor(READERS) as pool:
+        yield {
+            page: pool.submit(follow, page, Reader(tmp_path_factory.mktemp(page.stem), demo, model))
+            for page in RUN
+            if page in wanted
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("followed_page", RUN, ids=page_id)
+def test_that_a_reader_who_follows_a_page_gets_what_it_shows(
+    followed_page: Path, followed: dict[Path, Future[None]]
+) -> None:
+    followed[followed_page].result()
 
 
 def test_that_a_shown_line_that_is_not_printed_is_noticed() -> None:

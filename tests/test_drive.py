@@ -295,7 +295,17 @@ class Gated(nn.Module):
         self.body = LinearModel(classes=4, seed=3)
 
     def forward(self, images):
-        return self.body(images) * torch.sigmoid(nn.functional.linear(images.flatten(1), self.gate))
+        return self.body(images) * (2 + nn.functional.linear(images.flatten(1), self.gate))
+
+
+@pytest.mark.parametrize("body", [LinearModel(classes=4, seed=3), Gated()])
+def test_no_bit_of_a_row_depends_on_the_size_of_its_batch(body):
+    images = toy_samples(67, seed=1).images
+    model = toy_model(body, images[:32])
+    whole, (_, gradients) = model.logits(images), model.exact.gradient(images, lambda logits: logits.amax(1))
+    for size in range(1, 67):
+        assert torch.equal(model.logits(images[-size:]), whole[-size:]), size
+        assert torch.equal(model.exact.gradient(images[-size:], lambda logits: logits.amax(1))[1], gradients[-size:])
 
 
 ATTACKS = {

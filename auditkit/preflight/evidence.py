@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from auditkit.stats import proportion
@@ -37,7 +37,7 @@ def clearly_better(correct: Tensor, other: Tensor) -> bool:
     lost = int((correct & ~other).sum())
     if gained - lost < _GAIN * len(correct) or gained == 0:
         return False
-    return float(stats.binomtest(gained, gained + lost).pvalue) < _SIGNIFICANCE
+    return 2 * float(special.bdtr(lost, gained + lost, 0.5)) < _SIGNIFICANCE
 
 
 def chance_agreement(predicted: Tensor, labels: Tensor) -> float:

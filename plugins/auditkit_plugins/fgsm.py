@@ -38,11 +38,9 @@ class FGSM(Attack):
         id="noise.fgsm",
         title="Predictions withstand a single gradient step",
         why=(
-            "One step along the sign of the gradient is the cheapest attack there is. A model that falls to it "
-            "is fragile; "
-            "one that withstands it may still fall to an attack of many steps, and should: a model on which one "
-            "step does "
-            "better than many hides its gradients."
+            "One step along the sign of the gradient is the cheapest attack there is. A model that falls to it is "
+            "fragile; one that withstands it may still fall to an attack of many steps, and should: a model on "
+            "which one step does better than many hides its gradients."
         ),
         metrics=ATTACK_METRICS,
         needs=frozenset({Capability.GRADIENTS}),

@@ -30,10 +30,8 @@ class GradientSanity:
         title="Gradients lead to the model's weak points, so gradient attacks mean something",
         why=(
             "Robust accuracy under a gradient attack is evidence only where gradients point to the weakness. "
-            "Saturated, "
-            "quantised or randomised networks give gradients that are zero or misleading: attacks then fail for "
-            "that reason "
-            "and the model merely looks robust (Athalye et al. 2018)."
+            "Saturated, quantised or randomised networks give gradients that are zero or misleading: attacks then "
+            "fail for that reason and the model merely looks robust (Athalye et al. 2018)."
         ),
         metrics=(
             Metric("zero_gradients", "zero_gradient", "Images whose loss has a zero gradient"),
@@ -57,25 +55,19 @@ class GradientSanity:
                 "sanity.zero_gradients",
                 "zero_gradients",
                 above=0.05,
-                text="For many images the gradient of the loss is exactly zero. Gradient attacks cannot move there, so "
-                ""
-                "their "
-                "robust accuracy says nothing about the model.",
-                remedy="Read the results of attacks without gradients instead; look for rounding, binarisation or a "
-                "detached computation in the model.",
+                text="For many images the gradient of the loss is exactly zero. Gradient attacks cannot move "
+                "there, so their robust accuracy says nothing about the model.",
+                remedy="Read the results of attacks without gradients instead; look for rounding, binarisation or "
+                "a detached computation in the model.",
             ),
             FlagRule(
                 "sanity.saturated",
                 "saturated",
                 above=0.05,
-                text="For many images the cross-entropy is flat in float32 although the margin is not: the scores are so "
-                ""
-                "far "
-                "apart that the softmax saturates.",
-                remedy="Use an attack on the margin or on the difference-of-logits ratio; audit the logits instead of "
-                ""
-                ""
-                "probabilities.",
+                text="For many images the cross-entropy is flat in float32 although the margin is not: the scores "
+                "are so far apart that the softmax saturates.",
+                remedy="Use an attack on the margin or on the difference-of-logits ratio; audit the logits "
+                "instead of probabilities.",
             ),
             FlagRule(
                 "sanity.broken_gradients",
@@ -88,10 +80,8 @@ class GradientSanity:
                 "sanity.random",
                 "random_scores",
                 above=0.0,
-                text="The model gives the same image different scores from run to run, so a single query proves little "
-                ""
-                "and "
-                "attacks are understated.",
+                text="The model gives the same image different scores from run to run, so a single query proves "
+                "little and attacks are understated.",
                 remedy="Switch the randomness off for the audit (evaluation mode, no dropout), or attack its "
                 "expectation.",
             ),
@@ -99,10 +89,8 @@ class GradientSanity:
                 "sanity.masking",
                 "noise_beats_gradient",
                 above=0.02,
-                text="Aimless noise fools images that a gradient attack with the same budget does not. Gradients do not "
-                ""
-                "lead "
-                "to the weak points: robust accuracy under gradient attacks is too high.",
+                text="Aimless noise fools images that a gradient attack with the same budget does not. Gradients "
+                "do not lead to the weak points: robust accuracy under gradient attacks is too high.",
                 remedy="Trust the attacks without gradients; look for steps in the model that hide gradients.",
             ),
         ),

@@ -62,13 +62,10 @@ class PGD(Attack):
         id="noise.pgd",
         title="Predictions withstand the worst low-amplitude noise that gradients can find",
         why=(
-            "Whoever holds the model can compute which invisible change of the pixels hurts it most. The share "
-            "of images "
-            "that survive such a search bounds from above how robust the model is; a stronger search can only "
-            "lower it. "
-            "Such noise rarely survives a camera, so read it as a measure of how smooth the model is, not as a "
-            "forecast "
-            "of attacks in the street."
+            "Whoever holds the model can compute which invisible change of the pixels hurts it most. The share of "
+            "images that survive such a search bounds from above how robust the model is; a stronger search can "
+            "only lower it. Such noise rarely survives a camera, so read it as a measure of how smooth the model "
+            "is, not as a forecast of attacks in the street."
         ),
         metrics=ATTACK_METRICS,
         needs=frozenset({Capability.GRADIENTS}),

@@ -32,9 +32,8 @@ class GaussianNoise(Attack):
         title="Predictions withstand Gaussian sensor noise",
         why=(
             "Every sensor adds noise, more of it in the dark. A model that noise without any intent fools is not "
-            "ready for "
-            "a camera. Compare this curve with those of the attacks: the distance between them is what intent "
-            "adds to chance."
+            "ready for a camera. Compare this curve with those of the attacks: the distance between them is what "
+            "intent adds to chance."
         ),
         metrics=tuple(metric for metric in ATTACK_METRICS if metric.name != "distance"),
         curves=ATTACK_CURVES,
@@ -79,8 +78,8 @@ class UniformNoise(Attack):
         title="Predictions withstand random noise inside the attacker's budget",
         why=(
             "Uniform noise uses the very budget that gradient attacks have, without any aim. A model that it "
-            "fools has no "
-            "defence worth the name; one that it fools more often than a gradient attack does hides its gradients."
+            "fools has no defence worth the name; one that it fools more often than a gradient attack does hides "
+            "its gradients."
         ),
         metrics=ATTACK_METRICS,
         curves=ATTACK_CURVES,

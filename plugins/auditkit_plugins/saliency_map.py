@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -36,10 +37,8 @@ class Saliency:
         title="The model looks at a part of the image, and responds to every image",
         why=(
             "A saliency map shows which pixels would move the decision most. It does not prove that the model is "
-            "right for "
-            "the right reasons, but it shows when it is not: a map that lights up beside the object, or nowhere "
-            "at all, "
-            "asks for a closer look before release."
+            "right for the right reasons, but it shows when it is not: a map that lights up beside the object, or "
+            "nowhere at all, asks for a closer look before release."
         ),
         metrics=(
             Metric(
@@ -74,6 +73,8 @@ class Saliency:
                 "responds": responds.cpu().numpy(),
             },
             exhibits=self._exhibits(samples, logits, predicted, maps, ctx),
+            forwards=np.full(len(samples), 2, dtype=np.int64),
+            backwards=np.ones(len(samples), dtype=np.int64),
         )
 
     def _exhibits(
