@@ -21,6 +21,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from auditkit.assemble import Arrays, assemble
+from auditkit.attack import Attack
+from auditkit.budgets import budget_text
 from auditkit.config import Settings, settings_from
 from auditkit.engine import Progress, execute
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
@@ -167,14 +169,23 @@ def _gates(settings: Settings, plan: Sequence[Planned]) -> list[Gate]:
     for gate in gates:
         if gate.check not in keys:
             raise UsageError(f"the gate {gate} names a check that will not run{did_you_mean(gate.check, keys)}")
-        metrics = [
-            metric.name for planned in plan if planned.key == gate.check for metric in planned.check.spec.metrics
-        ]
-        plain = gate.metric.partition("@")[0]
-        if plain not in metrics:
-            hint = did_you_mean(plain, metrics) or f"; it gives {', '.join(metrics)}"
-            raise UsageError(f"{gate.check} gives no metric {plain!r}{hint}")
+        _check_metric(gate, next(planned for planned in plan if planned.key == gate.check))
     return gates
+
+
+def _check_metric(gate: Gate, planned: Planned) -> None:
+    metrics = [metric.name for metric in planned.check.spec.metrics]
+    plain, at, budget = gate.metric.partition("@")
+    if plain not in metrics:
+        hint = did_you_mean(plain, metrics) or f"; it gives {', '.join(metrics)}"
+        raise UsageError(f"{gate.check} gives no metric {plain!r}{hint}")
+    if at and isinstance(planned.check, Attack):
+        budgets = [budget_text(eps) for eps in planned.check.eps]
+        if budget not in budgets:
+            raise UsageError(
+                f"the gate {gate} names a budget that will not run; {gate.check} runs {', '.join(budgets)} "
+                f"(--set {gate.check}.eps=... changes that)"
+            )
 
 
 @contextlib.contextmanager

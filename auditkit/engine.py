@@ -175,7 +175,7 @@ def _unit_key(bench: Workbench, planned: Planned, digests: Sequence[str]) -> dic
             bench.search.batching.fixed if bench.search is not None else None,
         ],
         "class names": bench.class_names,
-        "check": [planned.key, planned.check.spec.version, planned.distribution],
+        "check": [planned.key, planned.check.spec.version, planned.distribution, planned.code],
         "options": dict(planned.options),
         "seed": bench.recipe.settings.seed,
         "versions": {name: _version(name) for name in _NUMERICS},

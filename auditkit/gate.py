@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from auditkit.budgets import parse_budget
+from auditkit.budgets import budget_text, parse_budget
 from auditkit.errors import ExitCode, UsageError
 from auditkit.result import CheckRecord, GateRecord, Result, Verdict
 from auditkit.stats import Estimate, images_to_decide
@@ -54,7 +54,16 @@ def parse_gate(text: str) -> Gate:
         threshold = parse_budget(wanted[:-1]) / 100 if wanted.endswith("%") else _number(wanted)
     except ValueError:
         raise UsageError(f"the threshold of a gate is a number, a fraction or a percentage; got {text!r}") from None
-    return Gate(match["check"], match["metric"], cast(Bound, match["bound"]), threshold, wanted)
+    return Gate(match["check"], _metric(match["metric"]), cast(Bound, match["bound"]), threshold, wanted)
+
+
+def _metric(name: str) -> str:
+    """Write a metric's budget as results do: `@0.5/255` and `@0.00196` are then the same."""
+    plain, at, budget = name.partition("@")
+    try:
+        return plain + at + budget_text(parse_budget(budget)) if at else plain
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
 
 
 def _number(text: str) -> float:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from auditkit.budgets import budget_text
 from auditkit.check import Check
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
-from auditkit.registry import Entry, entries, find, load_check
+from auditkit.registry import Entry, code_digest, entries, find, load_check
 
 __all__ = ["PRESETS", "Planned", "configure", "default_options", "option_names", "plan_checks"]
 
@@ -29,6 +29,8 @@ class Planned:
     distribution: str
     options: Mapping[str, Any]
     """All options in plain data, defaults included."""
+    code: str = ""
+    """Digest of the code that the check came with."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def configure(kind: type[Any], options: Mapping[str, Any], key: str, distributio
         where = ".".join(str(part) for part in first["loc"][:1])
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"{key}.{where} = {options.get(where)!r}: {message[0].lower()}{message[1:]}") from None
-    return Planned(key, check, distribution, _plain(check))
+    return Planned(key, check, distribution, _plain(check), code_digest(kind))
 
 
 def _plain(check: Any) -> dict[str, Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
 
-__all__ = ["CHECKS", "Entry", "entries", "find", "load_check"]
+__all__ = ["CHECKS", "Entry", "code_digest", "entries", "find", "load_check"]
 
 CHECKS = "auditkit.checks"
 
@@ -91,3 +94,18 @@ def load_check(entry: Entry) -> type[Any]:
             f"{(str(error).strip().splitlines() or [type(error).__name__])[0]}"
         ) from error
     return loaded
+
+
+def code_digest(kind: type[Any]) -> str:
+    """Return the sha256 (hex) of the Python files of the package that a check belongs to; empty without files.
+
+    An edited plugin then computes anew, whatever its version says.
+    """
+    top = sys.modules.get(kind.__module__.partition(".")[0])
+    folders = [Path(folder) for folder in getattr(top, "__path__", ())]
+    single = getattr(top, "__file__", None)
+    files = sorted(file for folder in folders for file in folder.rglob("*.py")) or ([Path(single)] if single else [])
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest() if files else ""

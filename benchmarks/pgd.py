@@ -168,7 +168,9 @@ def recipe(folder: Path | None, images: int) -> Recipe:
     """Return the network and the images to attack."""
     if folder is not None and (folder / "resnet20.safetensors").is_file():
         settings = {"weights": folder / "resnet20.safetensors", "limit": images, "batch": BATCH, "shard": images}
-        return Recipe(f"{folder.parent / 'models.py'}:resnet20", str(folder / "images_600.npz"), settings_from(settings))
+        return Recipe(
+            f"{folder.parent / 'models.py'}:resnet20", str(folder / "images_600.npz"), settings_from(settings)
+        )
     settings = {"weights": WEIGHTS, "limit": images, "batch": BATCH, "shard": images}
     return Recipe("auditkit.demo.network:SignNet", str(IMAGES), settings_from(settings))
 
@@ -197,7 +199,9 @@ def main() -> None:
         seconds = time.perf_counter() - began
         rows.append(Row(name, seconds, robust(network, samples, attacked, eps), STEPS))
     n = len(samples)
-    print(f"PGD-{STEPS}, eps {budget_text(eps)}, {n} images, {bench.model.info.name}, {torch.get_num_threads()} threads")
+    print(
+        f"PGD-{STEPS}, eps {budget_text(eps)}, {n} images, {bench.model.info.name}, {torch.get_num_threads()} threads"
+    )
     print(f"search copy: {bench.search.description if bench.search else 'none'} (opened and tried in {prepared:.1f} s)")
     print(f"forward+backward: plain float32 {plain:.0f} images/s, search copy {search:.0f} ({search / plain:.2f}x)")
     print(f"{'':14}{'images/s':>10}{'seconds':>10}{'robust':>9}{'passes/image':>14}{'auditkit is':>14}")

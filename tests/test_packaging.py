@@ -44,7 +44,9 @@ def test_every_builtin_check_loads_under_its_id() -> None:
 
 def test_only_two_packages_reach_site_packages() -> None:
     installed = files("auditkit") or []
-    tops = {path.parts[0] for path in installed if path.suffix == ".py" and not path.parts[0].startswith("__editable__")}
+    tops = {
+        path.parts[0] for path in installed if path.suffix == ".py" and not path.parts[0].startswith("__editable__")
+    }
     assert tops <= {"auditkit", "auditkit_plugins"}
 
 

@@ -11,8 +11,8 @@ from auditkit.models.base import Batching
 
 __all__ = ["InFixedBatches", "find_batching"]
 
-_ROWS = 24
-_MINIMUM = 8
+_ROWS = 32
+_MINIMUM = Batching().minimum
 _FIXED = 32
 # Small images are also tried in a full batch; for large ones that would cost seconds.
 _SMALL_IMAGE = 3 * 64 * 64

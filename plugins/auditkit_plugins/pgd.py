@@ -25,9 +25,9 @@ from auditkit import (
 __all__ = ["PGD", "PGDState"]
 
 
-# How often hope is judged, and by how much the pace so far may be exceeded before a row is given up: on ResNet-20
-# neither cost a single success, at half of the passes.
-_STEPS_BETWEEN_LOOKS = 5
+# How often hope is judged, and by how much the pace so far may be exceeded before a row is given up. On four networks,
+# two norms and 30 budgets this cost 1 of some 6000 verdicts, at a quarter of the passes.
+_STEPS_BETWEEN_LOOKS = 3
 _PACE_ALLOWANCE = 4.0
 _SHORTEST_STEP = 0.02
 

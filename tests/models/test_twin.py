@@ -127,10 +127,7 @@ def test_gradients_equal_those_of_the_original_network(shared, images):
 
 
 def test_straight_through_gradients_point_where_the_float_networks_do(shared, images):
-    twins = [
-        differentiable_twin(onnx.load(shared / f"cifar10/{name}.onnx"))
-        for name in ("resnet20", "resnet20_int8")
-    ]
+    twins = [differentiable_twin(onnx.load(shared / f"cifar10/{name}.onnx")) for name in ("resnet20", "resnet20_int8")]
     slopes = [gradient(twin, images("cifar10/resnet20")[:50]).flatten(1) for twin in twins]
     assert torch.cosine_similarity(*slopes).median() > 0.7
 

@@ -61,9 +61,7 @@ def test_samples_are_frozen():
 
 
 @pytest.mark.parametrize("masks", [False, True])
-@pytest.mark.parametrize(
-    "index", [[2, 0], torch.tensor([2, 0]), [-2, 0], torch.tensor([True, False, True, False]), []]
-)
+@pytest.mark.parametrize("index", [[2, 0], torch.tensor([2, 0]), [-2, 0], torch.tensor([True, False, True, False]), []])
 def test_take_keeps_rows_together(index, masks):
     whole = some(masks=masks)
     part = whole.take(index)

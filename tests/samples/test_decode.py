@@ -89,9 +89,7 @@ def test_a_palette_with_transparent_entries_gives_its_colours(tmp_path):
     assert decode_file(tmp_path / "a.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
 
 
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"]
-)
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"])
 def test_every_mode_of_pillow_becomes_one_or_three_channels(mode):
     base = Image.fromarray(noise(4, 5, 3))
     image = base.convert("RGBA").convert(mode) if mode == "RGBa" else None

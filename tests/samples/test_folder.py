@@ -79,9 +79,7 @@ def test_a_text_file_in_a_class_folder_is_named(class_folder, refused):
     with refused("bee/notes.txt", "not named like an image"):
         open_dataset(class_folder)
     read = everything(open_dataset(class_folder, skip_bad=True))
-    assert [(skipped.id, "not named" in skipped.reason) for skipped in read.skipped] == [
-        ("bee/notes.txt", True)
-    ]
+    assert [(skipped.id, "not named" in skipped.reason) for skipped in read.skipped] == [("bee/notes.txt", True)]
     assert len(read.samples) == 9
 
 

@@ -30,9 +30,7 @@ def test_missing_paths_are_told(tmp_path, refused, name):
         open_dataset(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    "name", ["x\0y", "two\nlines", r"C:\nowhere\data", "https://example.com/x.zip", "a:b c"]
-)
+@pytest.mark.parametrize("name", ["x\0y", "two\nlines", r"C:\nowhere\data", "https://example.com/x.zip", "a:b c"])
 def test_texts_that_are_neither_paths_nor_specs_are_told(refused, name):
     with refused("no such file", kind=UsageError):
         open_dataset(name)
