@@ -56,7 +56,7 @@ def timed_passes(clock: Clock) -> Iterator[None]:
     forward, backward = Preprocessed.forward, torch.autograd.grad
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        def call(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
             try:
                 return function(*args, **kwargs)
@@ -90,7 +90,7 @@ def ours(bench: Workbench, network: nn.Module, samples: Samples, eps: float) -> 
     clock = Clock()
     deployed = bench.loaded.run
 
-    def timed_deployed(inputs: Tensor) -> Any:  # noqa: ANN401
+    def timed_deployed(inputs: Tensor) -> Any:
         began = time.perf_counter()
         try:
             return deployed(inputs)

@@ -315,7 +315,7 @@ TOML = {
     "not TOML": ("model = = 3", "auditkit.toml is not TOML"),
     "not text": ("\udcff", "cannot read auditkit.toml"),
     "value of another type": ("seed = [1]", r"seed = \[1\]"),
-    "checks as a text": ('checks = "noise.pgd"', "checks = 'noise.pgd'"),
+    "checks as a number": ("checks = 3", "checks = 3"),
     "options as a text": ('options = "noise.pgd"', "options = 'noise.pgd'"),
     "options of a check as a number": ("[options]\n'noise.pgd' = 3", "wanted a table a check"),
     "model as a number": ("model = 3", "model = 3"),

@@ -42,8 +42,8 @@ class Batching:
     """Which batch sizes keep a row's result independent of the other rows.
 
     Kernels for a few rows, or for the last few of an uneven number, often round differently from those for many: a
-    batch is filled up to a multiple of `minimum` (no vector register is wider) with copies of its first row. `fixed` is for backends where even that
-    is not enough, or that take one size only.
+    batch is filled up to a multiple of `minimum` (no vector register is wider) with copies of its first row. `fixed`
+    is for backends where even that is not enough, or that take one size only.
     """
 
     minimum: int = 16
