@@ -24,11 +24,12 @@ from auditkit.assemble import Arrays, assemble
 from auditkit.attack import Attack
 from auditkit.budgets import budget_text
 from auditkit.config import Settings, settings_from
-from auditkit.engine import Progress, execute
+from auditkit.engine import execute
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
 from auditkit.gate import Gate, exit_code, judge, parse_gate
 from auditkit.plan import Planned, plan_checks
 from auditkit.preflight import preflight
+from auditkit.progress import Progress, Silent
 from auditkit.report import junit_xml, markdown_summary, write_html
 from auditkit.result import SCHEMA, Result, Verdict
 from auditkit.stats import Estimate
@@ -36,17 +37,7 @@ from auditkit.store import Store, write_atomically
 from auditkit.workbench import Recipe, protected, set_up
 from auditkit.workers import in_processes
 
-__all__ = ["AuditResult", "Quiet", "audit", "load_result", "run_audit", "save"]
-
-
-class Quiet:
-    """Progress that nobody sees."""
-
-    def start(self, total: int) -> None:
-        """Say nothing."""
-
-    def advance(self, pairs: int, key: str) -> None:
-        """Say nothing."""
+__all__ = ["AuditResult", "audit", "load_result", "run_audit", "save"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ def audit(
     """
     chosen = settings_from({**settings, "checks": tuple(checks), "gates": tuple(gates)})
     folder = Path(out) if out is not None else None
-    return run_audit(Recipe(model, data, chosen), folder, progress if progress is not None else Quiet())
+    return run_audit(Recipe(model, data, chosen), folder, progress if progress is not None else Silent())
 
 
 def run_audit(

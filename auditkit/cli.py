@@ -127,7 +127,7 @@ def _sample_options(command: Any) -> Any:
 )
 @click.option("--time-limit", type=float, help="Seconds a check may take on a shard.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def run(model: str | None, config: Path | None, as_json: bool, quiet: bool, **given: Any) -> int:
     """Audit MODEL: a .onnx, .pt or .pt2 file, module:factory or path.py:factory."""
     from auditkit.auditing import run_audit
@@ -292,7 +292,7 @@ def show_check(check_id: str) -> int:
 
 @cli.command()
 @click.option("--out", type=_PATH, default=Path("auditkit-demo"), show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def demo(out: Path, quiet: bool) -> int:
     """Audit a small network on rendered traffic signs, both of which come with auditkit."""
     from auditkit.auditing import run_audit

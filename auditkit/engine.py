@@ -6,30 +6,18 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
 
 from auditkit.errors import AuditError
 from auditkit.models.base import Capability, Model
 from auditkit.plan import Planned
+from auditkit.progress import Progress
 from auditkit.samples import Read, Samples, Skipped, fingerprint
 from auditkit.store import Store, unit_digest
 from auditkit.workbench import Workbench
 
-__all__ = ["Execution", "Progress", "ShardRecord", "Task", "execute", "missing_capability", "run_task"]
+__all__ = ["Execution", "ShardRecord", "Task", "execute", "missing_capability", "run_task"]
 
 _NUMERICS = ("auditkit", "torch", "onnxruntime", "onnxruntime-gpu", "onnx2fx", "numpy")
-
-
-class Progress(Protocol):
-    """Told how an audit comes along."""
-
-    def start(self, total: int) -> None:
-        """There are `total` (check, image) pairs to do."""
-        ...
-
-    def advance(self, pairs: int, key: str) -> None:
-        """So many pairs of this check are done (found in the store, or computed)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from auditkit.progress import Silent
 from auditkit.report.text import ordered, verdict_sentence
 from auditkit.result import Result, Verdict
 from auditkit.stats import Estimate
@@ -79,9 +80,11 @@ class Lines:
         """Nothing is left to take away."""
 
 
-def progress_for(quiet: bool) -> Bar | Lines:
-    """Return a bar for a terminal, lines for anything else."""
-    return Bar() if sys.stderr.isatty() and not quiet else Lines()
+def progress_for(quiet: bool) -> Bar | Lines | Silent:
+    """Return a bar for a terminal, lines for anything else, silence if asked for."""
+    if quiet:
+        return Silent()
+    return Bar() if sys.stderr.isatty() else Lines()
 
 
 def print_result(result: Result, console: Console) -> None:

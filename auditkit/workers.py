@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from auditkit.engine import Progress, Task, run_task
+from auditkit.engine import Task, run_task
 from auditkit.errors import AuditError, UsageError
+from auditkit.progress import Progress, Silent
 from auditkit.samples import Samples
 from auditkit.store import Store
 from auditkit.workbench import Workbench, set_up
@@ -144,14 +145,6 @@ def _kill(executor: ProcessPoolExecutor) -> None:
         process.kill()
 
 
-class _Silent:
-    def start(self, total: int) -> None:
-        """Nobody watches a worker."""
-
-    def advance(self, pairs: int, key: str) -> None:
-        """Nobody watches a worker."""
-
-
 @functools.cache
 def _bench(recipe: bytes) -> Workbench:
     return set_up(pickle.loads(recipe))  # noqa: S301 (made by the parent process)
@@ -171,4 +164,4 @@ def _do(order: _Order) -> str | None:
         samples = _shard(order.recipe, order.task.shard)
     except AuditError as error:
         return str(error)
-    return run_task(bench, Store(order.store), order.task, samples, _Silent())
+    return run_task(bench, Store(order.store), order.task, samples, Silent())

@@ -307,7 +307,7 @@ def test_a_slip_is_found_before_the_model_is_touched(data, change, words):
 
 
 def test_two_audits_do_not_write_into_one_folder(tmp_path, data):
-    class Nested(auditkit.auditing.Quiet):
+    class Nested(auditkit.progress.Silent):
         def start(self, total):
             with pytest.raises(ExecutionError, match="another audit is at work in"):
                 auditkit.audit(network(), data, out=tmp_path, **PLAIN)

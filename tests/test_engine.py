@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from auditkit.assemble import assemble
-from auditkit.auditing import Quiet
 from auditkit.check import Exhibit, Findings, Metric, Spec
 from auditkit.config import settings_from
 from auditkit.engine import execute
 from auditkit.plan import configure
+from auditkit.progress import Silent
 from auditkit.store import Store
 from auditkit.testing import LinearModel, toy_samples
 from auditkit.workbench import Recipe, set_up
@@ -65,7 +65,7 @@ def planned(kind, key=None, distribution="tests 1", **options):
 
 def executed(bench, plan, folder):
     store = Store(folder)
-    execution = execute(bench, plan, store, Quiet())
+    execution = execute(bench, plan, store, Silent())
     result, table, _ = assemble(bench, plan, [], execution, store, [], {}, None)
     return execution, result, table
 
@@ -282,7 +282,7 @@ def test_memory_that_never_suffices_is_a_failure_and_no_endless_loop(tmp_path):
     assert len(RAN) == 4
 
 
-class Counter(Quiet):
+class Counter(Silent):
     def __init__(self):
         self.total, self.done = 0, {}
 

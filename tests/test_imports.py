@@ -16,7 +16,7 @@ PLUGINS = CORE.parent / "plugins" / "auditkit_plugins"
 
 # A module may import from lines above its own only (a package counts as one module here).
 LAYERS = (
-    ("errors", "rows", "starter", "stats", "streams"),
+    ("errors", "progress", "rows", "starter", "stats", "streams"),
     ("budgets",),
     ("artifacts", "check", "config", "imports", "registry", "result", "threat"),
     ("findings", "gate", "models", "plan", "samples", "store"),
@@ -25,7 +25,7 @@ LAYERS = (
     ("attack", "engine"),
     ("assemble", "testing", "workers"),
     ("auditing",),
-    ("doctor", "integrations", "terminal"),
+    ("doctor", "terminal"),
     ("cli", "__main__"),
 )
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
