@@ -238,7 +238,7 @@ class _Drive:
             ledger.forwards += 1
             ledger.overstepped += wrong and not legal
             if (wrong and legal) or ledger.at_last_point:
-                self.queue.report(_outcome(ledger, wrong and legal, rows.points[row], logits[row]))
+                self.queue.report(_outcome(ledger, wrong and legal, rows.points[row].clone(), logits[row].clone()))
                 continue
             ledger.refuted += 1
             ledger.at_last_point = ledger.spent

@@ -26,7 +26,8 @@ LAYERS = (
     ("assemble", "testing", "workers"),
     ("auditing",),
     ("doctor", "terminal"),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
