@@ -30,6 +30,7 @@ __all__ = ["PGD", "PGDState"]
 _STEPS_BETWEEN_LOOKS = 3
 _PACE_ALLOWANCE = 4.0
 _SHORTEST_STEP = 0.02
+_SHARE_OF_ENTROPY = 0.1
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ class PGD(Attack):
     restarts: Annotated[int, Field(ge=1)] = 1
     step_size: Annotated[float, Field(gt=0)] = 1.0
     """Length of the first step, as a share of eps."""
-    loss: Literal["margin", "cross_entropy"] = "margin"
-    """What is climbed: the margin's gradient does not vanish where the softmax saturates."""
+    loss: Literal["both", "cross_entropy", "margin"] = "both"
+    """What is climbed. Both: the cross-entropy for the first tenth of the steps, then the margin, whose gradient does
+    not vanish where the softmax saturates; on every network tried this fooled as many images as either, or more."""
     give_up: bool = True
     """Whether rows without hope are left early."""
 
@@ -112,8 +114,7 @@ class PGD(Attack):
 
     def step(self, model: Queries, state: PGDState) -> PGDState:
         """Take one step uphill and project."""
-        loss = _negative_margin if self.loss == "margin" else _cross_entropy
-        logits, gradient = model.gradient(state.images, loss, state.labels)
+        logits, gradient = model.gradient(state.images, self._loss, state.labels, state.step)
         size = state.eps * self.step_size * ((1 - state.step / self.steps) ** 2 + _SHORTEST_STEP)
         if self.norm == "linf":
             moved = state.images + gradient.sign() * _column(size)
@@ -124,6 +125,14 @@ class PGD(Attack):
             offset = state.images + direction * _column(size) - state.clean
             images = state.clean + offset * _column((state.eps / _length(offset)).clamp(max=1))
         return self._judge_hope(replace(state, images=images.clamp(0, 1), step=state.step + 1), logits)
+
+    def _loss(self, logits: Tensor, labels: Tensor, step: Tensor) -> Tensor:
+        if self.loss == "margin":
+            return -_margin(logits, labels)
+        entropy = functional.cross_entropy(logits, labels, reduction="none")
+        if self.loss == "cross_entropy":
+            return entropy
+        return torch.where(step < self.steps * _SHARE_OF_ENTROPY, entropy, -_margin(logits, labels))
 
     def _judge_hope(self, state: PGDState, logits: Tensor) -> PGDState:
         margin = torch.minimum(state.margin, _margin(logits, state.labels))
@@ -138,14 +147,6 @@ class PGD(Attack):
             margin_before=torch.where(look, margin, state.margin_before),
             given_up=look & (margin > within_reach),
         )
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, labels, reduction="none")
-
-
-def _negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    return -_margin(logits, labels)
 
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:
