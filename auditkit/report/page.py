@@ -118,9 +118,15 @@ def build_page(result: Result, gallery: Gallery) -> PageView:
         ),
         checks=tuple(_check(result, check, gallery, f"check-{number}") for number, check in enumerate(result.checks)),
         heat_scale=_heat_scale() if any(_has_heat(check) for check in result.checks) else Markup(""),
-        date=str(result.volatile.get(_VOLATILE_DATE, "not recorded")),
+        date=_date(result.volatile.get(_VOLATILE_DATE)),
         version=str(versions.get("auditkit", "not recorded")),
     )
+
+
+def _date(recorded: object) -> str:
+    """Return an ISO date and time in UTC as people write it; anything else as it is."""
+    text = "not recorded" if recorded is None else str(recorded)
+    return f"{text[:10]} {text[11:16]} UTC" if text.endswith("+00:00") and text[10:11] == "T" else text
 
 
 def anchor(key: str) -> str:
