@@ -16,7 +16,7 @@ PLUGINS = CORE.parent / "plugins" / "auditkit_plugins"
 
 # A module may import from lines above its own only (a package counts as one module here).
 LAYERS = (
-    ("errors", "progress", "rows", "starter", "stats", "streams"),
+    ("errors", "progress", "report_templates", "rows", "starter", "stats", "streams"),
     ("budgets",),
     ("artifacts", "check", "config", "imports", "registry", "result", "threat"),
     ("findings", "gate", "models", "plan", "samples", "store"),

@@ -12,7 +12,7 @@ from auditkit.preflight import preflight
 from auditkit.samples import open_dataset
 
 CPU = torch.device("cpu")
-SHARED = Path("/work/shared/data")
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 CASES = {
     "resnet20": ("cifar10/resnet20.onnx", "cifar10/images_600.npz"),
