@@ -26,8 +26,8 @@ __all__ = ["PGD", "PGDState"]
 
 
 # How often hope is judged, by how much the pace so far may be exceeded, and how many looks without hope end a search.
-# On five networks (one of them int8), two norms and 25 budgets this cost none of 7220 verdicts, at a third of the passes.
-# One look alone is too hasty for a quantised network, whose margin moves in jumps.
+# On five networks (one of them int8), two norms and 25 budgets this cost none of 7220 verdicts, at a third of the
+# passes. One look alone is too hasty for a quantised network, whose margin moves in jumps.
 _STEPS_BETWEEN_LOOKS = 4
 _PACE_ALLOWANCE = 4.0
 _HOPELESS_LOOKS = 2
