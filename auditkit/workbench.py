@@ -171,7 +171,7 @@ def set_up(recipe: Recipe) -> Workbench:
         model = try_out(loaded, steps, first.images, device, settings.batch)
     except ExecutionError as error:
         remedy = explain_failure(loaded, steps, first, device)
-        if remedy is None:
+        if remedy is None or f"add {remedy.rpartition(' with ')[2]}" in str(error):
             raise
         raise ExecutionError(f"{error}; {remedy}") from error
     search = search_copy(model, first.images, settings.precision)
