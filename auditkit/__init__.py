@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from auditkit.artifacts import CLEAN_LOGITS, Artifact
-    from auditkit.attack import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, Attack
+    from auditkit.attack import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, Attack, cascade
     from auditkit.auditing import AuditResult, audit, load_result
     from auditkit.budgets import Budgets
     from auditkit.check import Check, Curve, Exhibit, Findings, FlagRule, Metric, Panel, Spec
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from auditkit.errors import AuditError, ExecutionError, ExitCode, UsageError
     from auditkit.exhibits import heat_panel, image_panel
     from auditkit.models.base import Capability, Differentiable, Model
+    from auditkit.origin import Origin
     from auditkit.queries import Queries
     from auditkit.result import Result, Verdict
     from auditkit.saliency_map import saliency
@@ -47,6 +48,7 @@ __all__ = [
     "Metric",
     "Model",
     "Norm",
+    "Origin",
     "Panel",
     "Queries",
     "Result",
@@ -57,6 +59,7 @@ __all__ = [
     "UsageError",
     "Verdict",
     "audit",
+    "cascade",
     "heat_panel",
     "image_panel",
     "load_result",
@@ -67,7 +70,7 @@ __all__ = [
 # Names are imported when they are first used: `import auditkit` and `auditkit --help` load neither torch nor onnx.
 _HOMES = {
     "artifacts": ("CLEAN_LOGITS", "Artifact"),
-    "attack": ("ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "Attack"),
+    "attack": ("ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "Attack", "cascade"),
     "auditing": ("AuditResult", "audit", "load_result"),
     "budgets": ("Budgets",),
     "check": ("Check", "Curve", "Exhibit", "Findings", "FlagRule", "Metric", "Panel", "Spec"),
@@ -75,6 +78,7 @@ _HOMES = {
     "errors": ("AuditError", "ExecutionError", "ExitCode", "UsageError"),
     "exhibits": ("heat_panel", "image_panel"),
     "models.base": ("Capability", "Differentiable", "Model"),
+    "origin": ("Origin",),
     "queries": ("Queries",),
     "result": ("Result", "Verdict"),
     "saliency_map": ("saliency",),

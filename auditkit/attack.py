@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from auditkit.artifacts import CLEAN_LOGITS
-from auditkit.budgets import budget_text
+from auditkit.attack_findings import attack_findings
+from auditkit.campaign import Campaign, Trail
 from auditkit.check import Curve, Findings, FlagRule, Metric, Spec
 from auditkit.context import Context
-from auditkit.drive import Job, Outcome, drive
-from auditkit.exhibits import attack_exhibits
+from auditkit.drive import Job, drive
 from auditkit.models.base import Model
+from auditkit.origin import Origin
 from auditkit.queries import Queries
 from auditkit.samples import Samples
 from auditkit.streams import Streams
-from auditkit.threat import Norm, ThreatModel, distance
+from auditkit.threat import Norm, ThreatModel
 
-__all__ = ["ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "Attack"]
+__all__ = ["ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "Attack", "cascade"]
 
 ATTACK_METRICS = (
     Metric("clean_accuracy", "clean_correct", "Correct on the unperturbed images"),
@@ -65,6 +60,8 @@ class Attack(ABC):
     """
 
     spec: ClassVar[Spec]
+    nearest: ClassVar[bool] = False
+    """Whether it looks for the nearest success: rows then have no budget, run all their steps, and keep the best."""
     eps: tuple[float, ...]
     """The budgets, smallest first; several give a curve."""
     restarts: int = 1
@@ -80,8 +77,8 @@ class Attack(ABC):
         """How often a row is stepped before the search is given up."""
 
     @abstractmethod
-    def start(self, images: Tensor, labels: Tensor, eps: Tensor, rng: Streams) -> Any:
-        """Return the first state for images (N, C, H, W) in [0, 1], labels (N,), budgets (N,), a stream a row."""
+    def start(self, origin: Origin) -> Any:
+        """Return the first state of these rows."""
 
     @abstractmethod
     def step(self, model: Queries, state: Any) -> Any:
@@ -95,117 +92,47 @@ class Attack(ABC):
     @final
     def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
         """Attack every sample that is classified correctly, and let the deployed model judge."""
-        clean_logits = ctx.shelf.get(CLEAN_LOGITS)
-        correct = clean_logits.argmax(1) == samples.labels
-        rows = correct.nonzero().flatten().tolist()
-        ctx.progress(len(samples) - len(rows))
-        search = _Bisection(self.eps, self.restarts, rows, ctx.progress)
+        return cascade((self,), model, samples, ctx)
 
-        def streams(jobs: Sequence[Job]) -> Streams:
+
+def cascade(attacks: Sequence[Attack], model: Model, samples: Samples, ctx: Context) -> Findings:
+    """Run attacks one after the other, each on what the earlier ones left, and judge the worst case of each sample.
+
+    The attacks share one norm and the same budgets. Column `attack` says which of them found the nearest success (-1:
+    none did).
+
+    Raises:
+        TypeError: their norms or budgets differ.
+    """
+    first = attacks[0]
+    if any(attack.norm != first.norm or attack.eps != first.eps for attack in attacks):
+        raise TypeError("the attacks of a cascade share one norm and the same budgets")
+    clean_logits = ctx.shelf.get(CLEAN_LOGITS)
+    correct = clean_logits.argmax(1) == samples.labels
+    rows = correct.nonzero().flatten().tolist()
+    ctx.progress(len(samples) - len(rows))
+    trails = {row: Trail(fooled_from=len(first.eps)) for row in rows}
+    for number, attack in enumerate(attacks):
+        last = number == len(attacks) - 1
+        campaign = Campaign(
+            eps=first.eps,
+            samples=samples,
+            trails=trails,
+            norm=attack.norm,
+            nearest=attack.nearest,
+            restarts=attack.restarts,
+            attack=number,
+            progress=ctx.progress if last else _unheard,
+        )
+
+        def streams(jobs: Sequence[Job], number: int = number) -> Streams:
             # The same draws for every budget: a curve then compares budgets, not luck.
             ids = [f"{samples.ids[job.sample]}\0{job.restart}" for job in jobs]
-            return ctx.streams(ids)
+            return ctx.streams(ids, str(number) if number else "")
 
-        drive(self, search, samples, model, ctx.search, streams, ctx.batch, ctx.check_time)
-        return _findings(self, search, samples, correct, model, ctx)
-
-
-@dataclass
-class _Trail:
-    """What is known about one sample: which budgets failed, which succeed, and the best point."""
-
-    failed_below: int
-    fooled_from: int
-    restart: int = 0
-    best: Outcome | None = None
-    steps: int = 0
-    forwards: int = 0
-    backwards: int = 0
-    overstepped: int = 0
-    refuted: int = 0
+        drive(attack, campaign, samples, clean_logits, model, ctx.search, streams, ctx.batch, ctx.check_time)
+    return attack_findings(first, trails, samples, correct, model, ctx)
 
 
-@dataclass
-class _Bisection:
-    """Finds, sample by sample, the smallest budget that fools: a success at one budget is one at every larger."""
-
-    eps: tuple[float, ...]
-    restarts: int
-    samples: Sequence[int]
-    progress: Callable[[int], None]
-    trails: dict[int, _Trail] = field(default_factory=dict)
-    waiting: deque[Job] = field(default_factory=deque)
-
-    def __post_init__(self) -> None:
-        for sample in self.samples:
-            self.trails[sample] = _Trail(0, len(self.eps))
-            self._ask(sample)
-
-    def next(self) -> Job | None:
-        return self.waiting.popleft() if self.waiting else None
-
-    def report(self, outcome: Outcome) -> None:
-        trail = self.trails[outcome.job.sample]
-        trail.forwards += outcome.forwards
-        trail.backwards += outcome.backwards
-        trail.overstepped += outcome.overstepped
-        trail.refuted += outcome.refuted
-        tried = self.eps.index(outcome.job.eps)
-        if outcome.fooled:
-            trail.fooled_from, trail.best, trail.restart = tried, outcome, 0
-        elif trail.restart + 1 < self.restarts:
-            trail.restart += 1
-        else:
-            trail.failed_below, trail.restart = tried + 1, 0
-        self._ask(outcome.job.sample)
-
-    def _ask(self, sample: int) -> None:
-        trail = self.trails[sample]
-        if trail.failed_below < trail.fooled_from:
-            middle = (trail.failed_below + trail.fooled_from) // 2
-            self.waiting.append(Job(sample, self.eps[middle], trail.restart))
-        else:
-            self.progress(1)
-
-
-def _findings(
-    attack: Attack, search: _Bisection, samples: Samples, correct: Tensor, model: Model, ctx: Context
-) -> Findings:
-    n = len(samples)
-    trails = search.trails
-    clean_correct = correct.cpu().numpy()
-    fooled_from = np.full(n, len(attack.eps))
-    steps = np.full(n, np.nan)
-    attacked = samples.images.clone()
-    logits = ctx.shelf.get(CLEAN_LOGITS).clone()
-    for row, trail in trails.items():
-        fooled_from[row] = trail.fooled_from
-        if trail.best is not None:
-            attacked[row], logits[row] = trail.best.image, trail.best.logits
-            steps[row] = trail.best.steps
-    fooled = clean_correct & (fooled_from < len(attack.eps))
-    moved = distance(attack.norm, samples.images, attacked).double().cpu().numpy()
-    columns: dict[str, np.ndarray[Any, Any]] = {
-        "clean_correct": clean_correct,
-        "robust": clean_correct & ~fooled,
-        "fooled": fooled,
-        "distance": np.where(fooled, moved, np.nan),
-        "steps": steps,
-        "attacked_label": logits.argmax(1).cpu().numpy(),
-    }
-    for index, eps in enumerate(attack.eps):
-        by_now = clean_correct & (fooled_from <= index)
-        columns[f"robust@{budget_text(eps)}"] = clean_correct & ~by_now
-        columns[f"fooled@{budget_text(eps)}"] = by_now
-    for name in ("overstepped", "refuted"):
-        columns[name] = _account(trails, n, name)
-    return Findings(
-        columns,
-        attack_exhibits(samples, attacked, logits, torch.from_numpy(fooled), model, ctx),
-        forwards=_account(trails, n, "forwards") + 1,
-        backwards=_account(trails, n, "backwards"),
-    )
-
-
-def _account(trails: dict[int, _Trail], n: int, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.array([getattr(trails[row], name) if row in trails else 0 for row in range(n)], dtype=np.int64)
+def _unheard(samples: int) -> None:
+    """Progress of an attack that others of its cascade will follow."""

@@ -3,6 +3,9 @@
 A row leaves the batch when the search copy believes its image to be fooled, and the next job takes its place at once.
 Rows that left wait until a whole batch of them can be shown to the deployed model, whose word alone counts; a row that
 it does not confirm goes on searching where it stood.
+
+A row of an attack that looks for the nearest success runs all its steps; what it then offers is pushed a little further
+out where the deployed model does not confirm it.
 """
 
 from __future__ import annotations
@@ -15,13 +18,18 @@ import torch
 from torch import Tensor
 
 from auditkit.models.base import Differentiable, Model
+from auditkit.origin import Origin
 from auditkit.queries import Queries
 from auditkit.rows import concatenate_rows, count_rows, take_rows
 from auditkit.samples import Samples
 from auditkit.streams import Streams
-from auditkit.threat import Norm, allowed
+from auditkit.threat import Norm, allowed, distance
 
 __all__ = ["Drivable", "Job", "JobQueue", "Outcome", "drive"]
+
+# How far a nearest success may be pushed out, as shares of its distance, until the deployed model confirms it: what a
+# search in half precision finds lies a rounding error inside the boundary.
+_PUSHES = (1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -31,19 +39,23 @@ class Job:
     sample: int
     eps: float
     restart: int
+    point: Tensor | None = None
+    """(C, H, W): where a search of this sample at a larger budget ended, scaled into this one."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended.
 
-    `image` (C, H, W) is the last point that the deployed model was shown, `logits` (K,) what it said.
+    `image` (C, H, W) is the last point that the deployed model was shown, `logits` (K,) what it said, `distance` how
+    far it lies from the clean image.
     """
 
     job: Job
     fooled: bool
     image: Tensor
     logits: Tensor
+    distance: float
     steps: int
     forwards: int
     backwards: int
@@ -78,7 +90,12 @@ class Drivable(Protocol):
         """How often a row is stepped before it is given up."""
         ...
 
-    def start(self, images: Tensor, labels: Tensor, eps: Tensor, rng: Streams) -> Any:
+    @property
+    def nearest(self) -> bool:
+        """Whether rows go on after a success, to find a nearer one."""
+        ...
+
+    def start(self, origin: Origin) -> Any:
         """Return the rows' first state."""
         ...
 
@@ -95,6 +112,8 @@ class _Rows:
     clean: Tensor
     labels: Tensor
     eps: Tensor
+    reach: Tensor
+    """(N,): how far the nearest success so far lies; infinite before there is one."""
     points: Tensor
 
 
@@ -110,6 +129,8 @@ class _Ledger:
     refuted: int = 0
     spent: bool = False
     at_last_point: bool = False
+    hit: bool = False
+    """A success was found at some step."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +159,7 @@ def drive(
     attack: Drivable,
     queue: JobQueue,
     samples: Samples,
+    logits: Tensor,
     model: Model,
     search: Differentiable | None,
     streams: Callable[[Sequence[Job]], Streams],
@@ -146,10 +168,11 @@ def drive(
 ) -> None:
     """Run every job of `queue` and report its outcome.
 
-    `search` answers the attack's queries (None: the deployed model does), `model` gives the verdicts. What comes out
-    for a job does not depend on `batch`, on the order of the jobs, or on the other jobs.
+    `logits` (N, K) are the deployed model's on the clean samples. `search` answers the attack's queries (None: the
+    deployed model does), `model` gives the verdicts. What comes out for a job does not depend on `batch`, on the order
+    of the jobs, or on the other jobs.
     """
-    _Drive(attack, queue, samples, model, search, streams, batch).run(check_time)
+    _Drive(attack, queue, samples, logits, model, search, streams, batch).run(check_time)
 
 
 @dataclass
@@ -157,6 +180,7 @@ class _Drive:
     attack: Drivable
     queue: JobQueue
     samples: Samples
+    logits: Tensor
     model: Model
     search: Differentiable | None
     streams: Callable[[Sequence[Job]], Streams]
@@ -190,14 +214,27 @@ class _Drive:
         at = torch.tensor([job.sample for job in jobs], dtype=torch.int64, device=self.samples.labels.device)
         clean, labels = self.samples.images.index_select(0, at), self.samples.labels.index_select(0, at)
         eps = torch.tensor([job.eps for job in jobs], dtype=clean.dtype, device=clean.device)
+        points = [clean[row] if job.point is None else job.point for row, job in enumerate(jobs)]
         # Copies: an attack that works in place must not move what its budget is measured from.
-        state = self.attack.start(clean.clone(), labels.clone(), eps.clone(), self.streams(jobs))
+        origin = Origin(
+            images=clean.clone(),
+            labels=labels.clone(),
+            eps=eps.clone(),
+            restart=torch.tensor([job.restart for job in jobs], dtype=torch.int64, device=clean.device),
+            logits=self.logits.index_select(0, at),
+            points=torch.stack(points),
+            warm=torch.tensor([job.point is not None for job in jobs], device=clean.device),
+            rng=self.streams(jobs),
+        )
+        state = self.attack.start(origin)
         self._check_rows("start", state, len(jobs))
-        return _Group(_Rows(state, clean, labels, eps, clean), [_Ledger(job) for job in jobs])
+        rows = _Rows(state, clean, labels, eps, torch.full_like(eps, torch.inf), clean)
+        return _Group(rows, [_Ledger(job) for job in jobs])
 
     def _step(self, group: _Group) -> None:
-        rows = group.rows
-        queries = Queries(self.search, self.model, rows.clean, rows.labels, rows.eps, self.attack.norm)
+        rows, nearest = group.rows, self.attack.nearest
+        reach = rows.reach if nearest else None
+        queries = Queries(self.search, self.model, rows.clean, rows.labels, rows.eps, self.attack.norm, reach)
         state = self.attack.step(queries, rows.state)
         self._check_rows("step", state, len(group))
         for ledger, outside in zip(group.ledgers, queries.overstepped.tolist(), strict=True):
@@ -206,9 +243,10 @@ class _Drive:
             ledger.backwards += queries.backwards
             ledger.overstepped += outside
         hit = queries.found.view(-1, 1, 1, 1)
-        points = torch.where(hit, queries.candidates, state.images)
+        points = torch.where(hit, queries.candidates, rows.points if nearest else state.images)
         given_up = getattr(state, "given_up", None)
-        stepped = _Group(_Rows(state, rows.clean, rows.labels, rows.eps, points), group.ledgers)
+        reach = queries.reach if queries.reach is not None else rows.reach
+        stepped = _Group(_Rows(state, rows.clean, rows.labels, rows.eps, reach, points), group.ledgers)
         self._retire(stepped, queries.found, given_up.tolist() if given_up is not None else None)
 
     def _retire(self, group: _Group, found: Tensor, given_up: list[bool] | None) -> None:
@@ -216,31 +254,43 @@ class _Drive:
         staying: list[int] = []
         for row, (hit, ledger) in enumerate(zip(found.tolist(), group.ledgers, strict=True)):
             ledger.spent = ledger.steps >= self.attack.steps or (given_up is not None and given_up[row])
-            ledger.at_last_point = ledger.spent and not hit
-            (leaving if hit or ledger.spent else staying).append(row)
+            ledger.hit = hit or (ledger.hit and self.attack.nearest)
+            ledger.at_last_point = ledger.spent and not ledger.hit
+            (leaving if ledger.spent or (hit and not self.attack.nearest) else staying).append(row)
         if leaving:
             self.parked.append(group.take(leaving))
         if staying:
             self.running.append(group.take(staying))
 
     def _judge(self) -> None:
-        """Ask the deployed model about all parked points; what it does not confirm goes on, if it still may."""
+        """Ask the deployed model about all parked points; what it does not confirm goes on, if it still may.
+
+        Each kind of row has its own way on: the nearest success is pushed further out, any other row is stepped again,
+        and one without steps left is judged a last time, where its search ended.
+        """
         group = _join(self.parked)
         self.parked = []
         rows = group.rows
         logits = self.model.logits(rows.points)
         inside = allowed(self.attack.norm, rows.eps, rows.clean, rows.points)
+        away = distance(self.attack.norm, rows.clean, rows.points).tolist()
         fooled = logits.argmax(1) != rows.labels
         again: list[int] = []
         last: list[int] = []
+        pushed: list[int] = []
         for row, (wrong, legal) in enumerate(zip(fooled.tolist(), inside.tolist(), strict=True)):
             ledger = group.ledgers[row]
             ledger.forwards += 1
             ledger.overstepped += wrong and not legal
             if (wrong and legal) or ledger.at_last_point:
-                self.queue.report(_outcome(ledger, wrong and legal, rows.points[row].clone(), logits[row].clone()))
+                image, scores = rows.points[row].clone(), logits[row].clone()
+                self.queue.report(_outcome(ledger, wrong and legal, image, scores, away[row]))
                 continue
             ledger.refuted += 1
+            if self.attack.nearest and ledger.refuted <= len(_PUSHES):
+                ledger.at_last_point = ledger.refuted == len(_PUSHES)
+                pushed.append(row)
+                continue
             ledger.at_last_point = ledger.spent
             (last if ledger.at_last_point else again).append(row)
         if again:
@@ -248,18 +298,31 @@ class _Drive:
         if last:
             spent = group.take(last)
             self.parked.append(replace(spent, rows=replace(spent.rows, points=spent.rows.state.images)))
+        if pushed:
+            self.parked.append(_pushed(group.take(pushed), self.attack.norm))
 
     def _check_rows(self, method: str, state: object, rows: int) -> None:
         if count_rows(state) != rows:
             raise TypeError(f"{method} was given {rows} rows and returned a state of {count_rows(state)}")
 
 
-def _outcome(ledger: _Ledger, fooled: bool, image: Tensor, logits: Tensor) -> Outcome:
+def _pushed(group: _Group, norm: Norm) -> _Group:
+    """Move points outward, to the next of `_PUSHES` times the distance at which the search found them."""
+    rows = group.rows
+    lengths = [_PUSHES[ledger.refuted - 1] for ledger in group.ledgers]
+    wanted = torch.tensor(lengths, device=rows.clean.device) * rows.reach
+    now = distance(norm, rows.clean, rows.points).clamp_min(1e-12)
+    further = rows.clean + (rows.points - rows.clean) * (wanted / now).view(-1, 1, 1, 1)
+    return replace(group, rows=replace(rows, points=further.clamp(0, 1)))
+
+
+def _outcome(ledger: _Ledger, fooled: bool, image: Tensor, logits: Tensor, away: float) -> Outcome:
     return Outcome(
         job=ledger.job,
         fooled=fooled,
         image=image,
         logits=logits,
+        distance=away,
         steps=ledger.steps,
         forwards=ledger.forwards,
         backwards=ledger.backwards,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from auditkit.errors import ExecutionError
 from auditkit.models.base import Differentiable, Model
-from auditkit.threat import Norm, allowed
+from auditkit.threat import Norm, allowed, distance
 
 __all__ = ["Queries"]
 
@@ -30,6 +30,7 @@ class Queries:
         labels: Tensor,
         eps: Tensor,
         norm: Norm,
+        reach: Tensor | None = None,
     ) -> None:
         self._search = search
         self._model = model
@@ -37,13 +38,15 @@ class Queries:
         self._labels = labels
         self._eps = eps
         self._norm = norm
+        self.reach = reach
+        """float32 (N,): only successes nearer than this are of use. None: every one inside the budget is."""
         self.forwards = 0
         """Forward passes so far, per row."""
         self.backwards = 0
         self.found = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         """bool (N,): a query inside the budget fooled the search copy."""
         self.candidates = clean
-        """(N, C, H, W): the first such query of each row that has one."""
+        """(N, C, H, W): the first such query of each row that has one; the nearest, where nearness counts."""
         self.overstepped = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
         """int64 (N,): queries that fooled the search copy from outside the budget."""
 
@@ -82,8 +85,10 @@ class Queries:
         points = images.view(rows, each, *images.shape[1:])[row, which]
         legal = allowed(self._norm, self._eps[row], self._clean[row], points)
         self.overstepped.index_add_(0, row, (~legal).long())
-        new = legal & ~self.found[row]
+        new = legal & ~self.found[row] if self.reach is None else legal
         row, points = row[new], points[new]
+        if self.reach is not None and len(row):
+            row, points = self._nearer(row, points)
         if each > 1 and len(row):
             first = torch.ones_like(row, dtype=torch.bool)
             first[1:] = row[1:] != row[:-1]
@@ -91,3 +96,14 @@ class Queries:
         if len(row):
             self.candidates = self.candidates.index_copy(0, row, points)
             self.found[row] = True
+
+    def _nearer(self, row: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep what improves on each row's reach, the nearest of a row first, and shorten the reach."""
+        assert self.reach is not None  # noqa: S101 (the caller looked)
+        away = distance(self._norm, self._clean[row], points)
+        better = (away < self.reach[row]) & (away > 0)
+        row, points, away = row[better], points[better], away[better]
+        by_distance = away.argsort(stable=True)
+        order = by_distance[row[by_distance].argsort(stable=True)]
+        self.reach = self.reach.scatter_reduce(0, row, away, "amin")
+        return row[order], points[order]

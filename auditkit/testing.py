@@ -25,13 +25,14 @@ from auditkit.models.loaded import digest_state
 from auditkit.models.preprocess import Preprocessing
 from auditkit.models.torch_files import load_module
 from auditkit.models.tryout import try_out
+from auditkit.origin import Origin
 from auditkit.plan import PRESETS, Planned, configure
 from auditkit.queries import Queries
 from auditkit.samples import Samples
 from auditkit.streams import Streams
 from auditkit.threat import allowed
 
-__all__ = ["LinearModel", "assert_contract", "linear_distance", "run_check", "toy_model", "toy_samples"]
+__all__ = ["LinearModel", "assert_contract", "linear_distance", "run_check", "toy_model", "toy_origin", "toy_samples"]
 
 _CPU = torch.device("cpu")
 _BATCH = 32
@@ -104,6 +105,20 @@ def toy_model(network: nn.Module, images: Tensor) -> Model:
     The network is put into evaluation mode.
     """
     return try_out(load_module(network.eval(), _CPU), Preprocessing(), images, _CPU, 128)
+
+
+def toy_origin(attack: Attack, model: Model, samples: Samples, eps: float, seed: int = 0) -> Origin:
+    """Return what the driver would tell `attack` about first searches of all `samples` at this budget."""
+    return Origin(
+        images=samples.images.clone(),
+        labels=samples.labels.clone(),
+        eps=torch.full((len(samples),), eps),
+        restart=torch.zeros_like(samples.labels),
+        logits=model.logits(samples.images),
+        points=samples.images.clone(),
+        warm=torch.zeros_like(samples.labels, dtype=torch.bool),
+        rng=Streams.of(seed, attack.spec.id, samples.ids),
+    )
 
 
 def run_check(check: Check, model: Model, samples: Samples, **context: Any) -> Findings:
@@ -313,8 +328,7 @@ def _hold_budget(attack: Attack, model: Model, samples: Samples) -> None:
     """Drive every sample to the end at every budget, whether it is fooled or not."""
     for eps in attack.eps:
         budgets = torch.full((len(samples),), eps)
-        streams = Streams.of(0, attack.spec.id, samples.ids)
-        state = attack.start(samples.images.clone(), samples.labels.clone(), budgets.clone(), streams)
+        state = attack.start(toy_origin(attack, model, samples, eps))
         for _ in range(attack.steps):
             queries = _Watched(model.exact, model, samples.images, samples.labels, budgets, attack.norm)
             state = attack.step(queries, state)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
 from auditkit.budgets import budget_text
 
-__all__ = ["Norm", "ThreatModel", "allowed", "distance"]
+__all__ = ["Norm", "ThreatModel", "allowed", "distance", "tolerated"]
 
 Norm = Literal["linf", "l2", "l1", "l0", "area", "free"]
+Scale = TypeVar("Scale", float, Tensor, float | Tensor)
 
 # Rounding of float32 arithmetic: an attack that projects honestly may end this far outside.
 _RELATIVE_TOLERANCE = 1e-5
@@ -48,9 +49,14 @@ def distance(norm: Norm, clean: Tensor, attacked: Tensor) -> Tensor:
             return clean.new_zeros(len(clean))
 
 
+def tolerated(eps: Scale) -> Scale:
+    """Return the distance up to which a point counts as inside the budget `eps`, rounding of float32 allowed for."""
+    return eps * (1 + _RELATIVE_TOLERANCE) + _ABSOLUTE_TOLERANCE
+
+
 def allowed(norm: Norm, eps: Tensor | float, clean: Tensor, attacked: Tensor) -> Tensor:
     """Return bool (N,): `attacked` is inside its budget (one number or (N,)), inside [0, 1], and finite."""
-    inside = distance(norm, clean, attacked) <= eps * (1 + _RELATIVE_TOLERANCE) + _ABSOLUTE_TOLERANCE
+    inside = distance(norm, clean, attacked) <= tolerated(eps)
     flat = attacked.flatten(1)
     return inside & (flat >= 0).all(1) & (flat <= 1).all(1)
 

@@ -127,8 +127,9 @@ class Scripted(Attack):
     def steps(self):
         return self.rounds
 
-    def start(self, images, labels, eps, rng):
-        return State(images, labels, eps, torch.zeros_like(labels), labels < 0)
+    def start(self, origin):
+        labels = origin.labels
+        return State(origin.images, labels, origin.eps, torch.zeros_like(labels), labels < 0)
 
     def toward(self, images, labels, length):
         """Move every colour value by `length` toward the class that is nearest in this direction."""

@@ -15,9 +15,9 @@ from auditkit import (
     Attack,
     Budgets,
     Capability,
+    Origin,
     Queries,
     Spec,
-    Streams,
 )
 
 __all__ = ["FGSM"]
@@ -66,9 +66,9 @@ class FGSM(Attack):
         """A single one."""
         return 1
 
-    def start(self, images: Tensor, labels: Tensor, eps: Tensor, rng: Streams) -> _State:
+    def start(self, origin: Origin) -> _State:
         """Start at the image itself."""
-        return _State(images, labels, eps)
+        return _State(origin.images, origin.labels, origin.eps)
 
     def step(self, model: Queries, state: _State) -> _State:
         """Take the step."""

@@ -17,9 +17,9 @@ from auditkit import (
     Attack,
     Budgets,
     Capability,
+    Origin,
     Queries,
     Spec,
-    Streams,
 )
 
 __all__ = ["PGD", "PGDState"]
@@ -103,8 +103,9 @@ class PGD(Attack):
     give_up: bool = True
     """Whether rows without hope are left early."""
 
-    def start(self, images: Tensor, labels: Tensor, eps: Tensor, rng: Streams) -> PGDState:
-        """Start at a random point of the ball."""
+    def start(self, origin: Origin) -> PGDState:
+        """Start at a random point of the ball, or where a larger budget succeeded."""
+        images, labels, eps, rng = origin.images, origin.labels, origin.eps, origin.rng
         shape = images.shape[1:]
         if self.norm == "linf":
             offset = (2 * rng.uniform(0, shape) - 1) * _column(eps)
@@ -115,7 +116,8 @@ class PGD(Attack):
         far = torch.full_like(eps, torch.inf)
         none = torch.zeros_like(labels)
         never = torch.zeros_like(labels, dtype=torch.bool)
-        return PGDState((images + offset).clamp(0, 1), images, labels, eps, none, far, far, none, never)
+        points = torch.where(_column(origin.warm), origin.points, (images + offset).clamp(0, 1))
+        return PGDState(points, images, labels, eps, none, far, far, none, never)
 
     def step(self, model: Queries, state: PGDState) -> PGDState:
         """Take one step uphill and project."""

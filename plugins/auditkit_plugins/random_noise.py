@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from auditkit import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, Attack, Budgets, Queries, Spec, Streams
+from auditkit import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, Attack, Budgets, Origin, Queries, Spec, Streams
 
 __all__ = ["GaussianNoise", "UniformNoise"]
 
@@ -59,9 +59,9 @@ class GaussianNoise(Attack):
         """One a draw."""
         return self.draws
 
-    def start(self, images: Tensor, labels: Tensor, eps: Tensor, rng: Streams) -> _State:
+    def start(self, origin: Origin) -> _State:
         """Draw once."""
-        return _gaussian(_State(images, images, eps, torch.zeros_like(labels), rng))
+        return _gaussian(_first(origin))
 
     def step(self, model: Queries, state: _State) -> _State:
         """Ask about the draw, and draw again unless it was the last."""
@@ -105,14 +105,18 @@ class UniformNoise(Attack):
         """One a draw."""
         return self.draws
 
-    def start(self, images: Tensor, labels: Tensor, eps: Tensor, rng: Streams) -> _State:
+    def start(self, origin: Origin) -> _State:
         """Draw once."""
-        return _uniform(_State(images, images, eps, torch.zeros_like(labels), rng))
+        return _uniform(_first(origin))
 
     def step(self, model: Queries, state: _State) -> _State:
         """Ask about the draw, and draw again unless it was the last."""
         model.logits(state.images)
         return _uniform(replace(state, draw=(state.draw + 1).clamp(max=self.draws - 1)))
+
+
+def _first(origin: Origin) -> _State:
+    return _State(origin.images, origin.images, origin.eps, torch.zeros_like(origin.labels), origin.rng)
 
 
 def _gaussian(state: _State) -> _State:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from auditkit.queries import Queries
-from auditkit.streams import Streams
-from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
+from auditkit.samples import Samples
+from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_origin, toy_samples
 from auditkit.threat import allowed, distance
 from auditkit_plugins.fgsm import FGSM
 from auditkit_plugins.pgd import PGD
@@ -36,7 +36,7 @@ def driven(model, attack, eps, images):
     """Return the images of every state, for rows that are never stopped."""
     n = len(images)
     budgets, labels = torch.full((n,), eps), SAMPLES.labels[:n]
-    state = attack.start(images, labels, budgets, Streams.of(0, "test", SAMPLES.ids[:n]))
+    state = attack.start(toy_origin(attack, model, Samples(images, labels, SAMPLES.ids[:n]), eps))
     states = [state]
     for _ in range(attack.steps):
         state = attack.step(Queries(model.exact, model, images, labels, budgets, attack.norm), state)
