@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from auditkit.artifacts import CLEAN_LOGITS, Artifact
     from auditkit.attack import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, Attack, cascade
     from auditkit.auditing import AuditResult, audit, load_result
-    from auditkit.budgets import Budgets
-    from auditkit.check import Check, Curve, Exhibit, Findings, FlagRule, Metric, Panel, Spec
+    from auditkit.budgets import Budgets, budget_text
+    from auditkit.check import Check, Curve, Exhibit, Findings, Finished, FlagRule, Learner, Lesson, Metric, Panel, Spec
     from auditkit.context import Context
     from auditkit.errors import AuditError, ExecutionError, ExitCode, UsageError
-    from auditkit.exhibits import heat_panel, image_panel
+    from auditkit.exhibits import difference_panel, heat_panel, image_panel
     from auditkit.models.base import Capability, Differentiable, Model
     from auditkit.origin import Origin
     from auditkit.queries import Queries
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from auditkit.saliency_map import saliency
     from auditkit.samples import Samples, open_dataset
     from auditkit.stats import Estimate
+    from auditkit.stored import as_jpeg
     from auditkit.streams import Streams
     from auditkit.threat import Norm, ThreatModel
 
@@ -44,7 +45,10 @@ __all__ = [
     "Exhibit",
     "ExitCode",
     "Findings",
+    "Finished",
     "FlagRule",
+    "Learner",
+    "Lesson",
     "Metric",
     "Model",
     "Norm",
@@ -58,8 +62,11 @@ __all__ = [
     "ThreatModel",
     "UsageError",
     "Verdict",
+    "as_jpeg",
     "audit",
+    "budget_text",
     "cascade",
+    "difference_panel",
     "heat_panel",
     "image_panel",
     "load_result",
@@ -72,11 +79,23 @@ _HOMES = {
     "artifacts": ("CLEAN_LOGITS", "Artifact"),
     "attack": ("ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "Attack", "cascade"),
     "auditing": ("AuditResult", "audit", "load_result"),
-    "budgets": ("Budgets",),
-    "check": ("Check", "Curve", "Exhibit", "Findings", "FlagRule", "Metric", "Panel", "Spec"),
+    "budgets": ("Budgets", "budget_text"),
+    "check": (
+        "Check",
+        "Curve",
+        "Exhibit",
+        "Findings",
+        "Finished",
+        "FlagRule",
+        "Learner",
+        "Lesson",
+        "Metric",
+        "Panel",
+        "Spec",
+    ),
     "context": ("Context",),
     "errors": ("AuditError", "ExecutionError", "ExitCode", "UsageError"),
-    "exhibits": ("heat_panel", "image_panel"),
+    "exhibits": ("difference_panel", "heat_panel", "image_panel"),
     "models.base": ("Capability", "Differentiable", "Model"),
     "origin": ("Origin",),
     "queries": ("Queries",),
@@ -84,6 +103,7 @@ _HOMES = {
     "saliency_map": ("saliency",),
     "samples": ("Samples", "open_dataset"),
     "stats": ("Estimate",),
+    "stored": ("as_jpeg",),
     "streams": ("Streams",),
     "threat": ("Norm", "ThreatModel"),
 }

@@ -86,6 +86,7 @@ def _check(
         why=spec.why,
         distribution=planned.distribution,
         references=spec.references,
+        needs=tuple(sorted(need.value for need in spec.needs)),
         status="skipped" if lacking else "failed" if failure else "done",
         reason=lacking or failure,
         options=dict(planned.options),
@@ -94,18 +95,24 @@ def _check(
     if record.status != "done":
         return record, ()
     units = [store.get(digest) for (key, _), digest in sorted(execution.units.items()) if key == planned.key]
+    if not units:
+        reason = "all images fell to the training half: none is left to judge it on"
+        return record.model_copy(update={"status": "failed", "reason": reason}), ()
     try:
         columns = join_columns([unit.findings.columns for unit in units])
     except ExecutionError as error:
         return record.model_copy(update={"status": "failed", "reason": str(error)}), ()
     estimates, titles = metrics(spec, columns)
-    table |= {f"{planned.key}/{name}": column for name, column in columns.items()}
+    judged = _judged(bench, planned, execution)
+    table |= {f"{planned.key}/{name}": _spread(column, judged) for name, column in columns.items()}
+    if not judged.all():
+        table[f"{planned.key}/held_out"] = judged
     queries: dict[str, float] = {}
     for name, field in (("forward", "forwards"), ("backward", "backwards")):
         counts = [getattr(unit.findings, field) for unit in units]
         if all(count is not None for count in counts):
             passes = np.concatenate(counts)
-            table[f"{planned.key}/{field}"] = passes
+            table[f"{planned.key}/{field}"] = _spread(passes, judged)
             queries[name] = float(passes.mean())
     exhibits = top_exhibits((exhibit for unit in units for exhibit in unit.findings.exhibits), EXHIBITS)
     record = record.model_copy(
@@ -119,6 +126,21 @@ def _check(
         }
     )
     return record, flags(spec, planned.key, estimates)
+
+
+def _judged(bench: Workbench, planned: Planned, execution: Execution) -> npt.NDArray[np.bool_]:
+    """Return which of all samples the check was judged on."""
+    ids = [name for shard in execution.shards for name in shard.ids]
+    return bench.held_out(ids) if planned.check.spec.scope == "dataset" else np.ones(len(ids), dtype=bool)
+
+
+def _spread(column: npt.NDArray[Any], judged: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Give the samples that were not judged a row, too: NaN, zero or false."""
+    if judged.all():
+        return column
+    full = np.full(len(judged), np.nan if column.dtype.kind == "f" else 0, dtype=column.dtype)
+    full[judged] = column
+    return full
 
 
 def _exhibit(key: str, at: int, exhibit: Exhibit, arrays: Arrays) -> ExhibitRecord:

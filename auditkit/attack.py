@@ -33,6 +33,8 @@ ATTACK_METRICS = (
         among="fooled",
     ),
     Metric("steps_to_success", "steps", "Steps until the first success", "mean", among="fooled"),
+    Metric("lost_to_rounding", "lost_to_rounding", "Successes that 8-bit storage (PNG) undoes", among="fooled"),
+    Metric("lost_to_jpeg", "lost_to_jpeg", "Successes that a JPEG of quality 90 undoes", among="fooled"),
     Metric("overstepped", "overstepped", "Queries outside the budget, an image", "mean"),
 )
 """What every attack reports; put them into the spec."""
@@ -40,6 +42,14 @@ ATTACK_METRICS = (
 ATTACK_CURVES = (Curve("robust_accuracy", "Robust accuracy over the budget", "budget"),)
 
 ATTACK_FLAGS = (
+    FlagRule(
+        "attack.rounding",
+        "lost_to_rounding",
+        above=0.5,
+        text="Most of the attacked images fool the model no more once they are stored with 8 bits a colour.",
+        remedy="Nothing is wrong with the model. Read the result as one about images in memory; a larger budget, in "
+        "whole steps of 1/255, tells about files.",
+    ),
     FlagRule(
         "attack.overstepped",
         "overstepped",

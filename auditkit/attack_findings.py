@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,9 +18,13 @@ from auditkit.context import Context
 from auditkit.exhibits import attack_exhibits
 from auditkit.models.base import Model
 from auditkit.samples import Samples
+from auditkit.stored import as_8bit, as_jpeg
 from auditkit.threat import Norm
 
 __all__ = ["attack_findings"]
+
+# What cameras and web sites write when they are not asked for more.
+_JPEG_QUALITY = 90
 
 
 class _Bounded(Protocol):
@@ -63,12 +68,29 @@ def attack_findings(
         columns[f"fooled@{budget_text(eps)}"] = by_now
     for name in ("overstepped", "refuted"):
         columns[name] = _account(trails, n, name)
+    columns |= _survival(model, samples, attacked, fooled)
     return Findings(
         columns,
         attack_exhibits(samples, attacked, logits, torch.from_numpy(found), model, ctx),
-        forwards=_account(trails, n, "forwards") + 1,
+        forwards=_account(trails, n, "forwards") + 1 + 2 * fooled,
         backwards=_account(trails, n, "backwards"),
     )
+
+
+def _survival(
+    model: Model, samples: Samples, attacked: Tensor, fooled: np.ndarray[Any, np.dtype[np.bool_]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return which successes are none any more once the attacked image was stored in a file."""
+    rows = torch.from_numpy(fooled.nonzero()[0]).to(attacked.device)
+    columns = {}
+    stored = (("lost_to_rounding", as_8bit), ("lost_to_jpeg", partial(as_jpeg, quality=_JPEG_QUALITY)))
+    for name, store in stored:
+        lost = torch.zeros(len(fooled), dtype=torch.bool)
+        if len(rows):
+            logits = model.logits(store(attacked[rows]))
+            lost[rows.cpu()] = (logits.argmax(1) == samples.labels[rows]).cpu()
+        columns[name] = lost.numpy()
+    return columns
 
 
 def _account(trails: Mapping[int, Trail], n: int, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -97,12 +97,19 @@ class Campaign:
             self.waiting.append(Job(sample, float("inf"), restart))
         elif trail.fooled_from > 0:
             eps = self.eps[trail.fooled_from - 1]
-            self.waiting.append(Job(sample, eps, restart, self._warm_point(sample, eps) if restart == 0 else None))
+            point = self._warm_point(sample, eps) if restart == 0 else None
+            smaller = tuple(self.eps[: trail.fooled_from - 1]) if point is None and self._scales else ()
+            self.waiting.append(Job(sample, eps, restart, point, smaller))
         else:
             self.progress(1)
 
+    @property
+    def _scales(self) -> bool:
+        """Whether a change that is made smaller as a whole also gets smaller in this norm."""
+        return self.norm in ("linf", "l2", "l1")
+
     def _warm_point(self, sample: int, eps: float) -> Tensor | None:
         best = self.trails[sample].best
-        if best is None or self.norm not in ("linf", "l2", "l1"):
+        if best is None or not self._scales:
             return None
         return torch.lerp(self.samples.images[sample], best.image, eps / max(best.distance, eps))

@@ -14,7 +14,19 @@ if TYPE_CHECKING:
     from auditkit.models.base import Capability, Model
     from auditkit.samples import Samples
 
-__all__ = ["Check", "Curve", "Exhibit", "Findings", "FlagRule", "Metric", "Panel", "Spec"]
+__all__ = [
+    "Check",
+    "Curve",
+    "Exhibit",
+    "Findings",
+    "Finished",
+    "FlagRule",
+    "Learner",
+    "Lesson",
+    "Metric",
+    "Panel",
+    "Spec",
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,12 @@ class FlagRule:
     above: float
     text: str
     remedy: str
+    doubts: frozenset[Capability] = frozenset()
+    """While the flag is up, a check that needs one of these proves no robustness: its requirements cannot pass."""
+
+
+Lesson = Mapping[str, npt.NDArray[Any]]
+"""What a check learned from training images: named arrays, kept with the audit's units."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,10 @@ class Spec:
     """Why it matters: a paragraph for the reader of the report."""
     metrics: tuple[Metric, ...]
     needs: frozenset[Capability] = frozenset()
+    scope: Literal["sample", "dataset"] = "sample"
+    """`dataset`: the check learns from some images (see `Learner`) and is judged on the others."""
+    reads: tuple[str, ...] = ()
+    """Patterns of the checks whose columns it reads; it runs after them, and finds them in `ctx.finished`."""
     curves: tuple[Curve, ...] = ()
     flags: tuple[FlagRule, ...] = ()
     references: tuple[str, ...] = ()
@@ -119,3 +141,19 @@ class Check(Protocol):
     def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
         """Look at `samples` (images in [0, 1]) and return one row of findings a sample."""
         ...
+
+
+class Learner(Check, Protocol):
+    """A check of scope `dataset`: it learns from training images, and `run` sees the held-out ones only."""
+
+    def learn(self, model: Model, samples: Samples, ctx: Context) -> Lesson:
+        """Return what the training images `samples` teach; `run` finds it in `ctx.lesson`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A check that ran before, and what it found on the same samples."""
+
+    check: Check
+    columns: Mapping[str, npt.NDArray[Any]]

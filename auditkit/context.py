@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from auditkit.artifacts import Shelf
+from auditkit.check import Finished, Lesson
 from auditkit.errors import ExecutionError
 from auditkit.models.base import Differentiable
 from auditkit.streams import Streams
@@ -35,6 +36,10 @@ class Context:
     started: float = 0.0
     progress: Callable[[int], None] = lambda samples: None
     """Told how many samples were finished since it was last told."""
+    lesson: Lesson = field(default_factory=dict)
+    """What the check learned from the training images, if its scope is the data set."""
+    finished: Mapping[str, Finished] = field(default_factory=dict)
+    """By key: the checks that it said it reads, as far as they ran."""
 
     def streams(self, ids: Sequence[str], purpose: str = "") -> Streams:
         """Return a random stream for each sample, on the model's device."""

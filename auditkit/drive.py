@@ -41,6 +41,8 @@ class Job:
     restart: int
     point: Tensor | None = None
     """(C, H, W): where a search of this sample at a larger budget ended, scaled into this one."""
+    smaller: tuple[float, ...] = ()
+    """Further budgets, smallest first: a success is shortened to the smallest at which it still is one."""
 
 
 @dataclass(frozen=True)
@@ -272,19 +274,21 @@ class _Drive:
         self.parked = []
         rows = group.rows
         logits = self.model.logits(rows.points)
-        inside = allowed(self.attack.norm, rows.eps, rows.clean, rows.points)
-        away = distance(self.attack.norm, rows.clean, rows.points).tolist()
         fooled = logits.argmax(1) != rows.labels
+        inside = allowed(self.attack.norm, rows.eps, rows.clean, rows.points)
         again: list[int] = []
         last: list[int] = []
         pushed: list[int] = []
+        confirmed: list[int] = []
         for row, (wrong, legal) in enumerate(zip(fooled.tolist(), inside.tolist(), strict=True)):
             ledger = group.ledgers[row]
             ledger.forwards += 1
             ledger.overstepped += wrong and not legal
-            if (wrong and legal) or ledger.at_last_point:
-                image, scores = rows.points[row].clone(), logits[row].clone()
-                self.queue.report(_outcome(ledger, wrong and legal, image, scores, away[row]))
+            if wrong and legal:
+                confirmed.append(row)
+                continue
+            if ledger.at_last_point:
+                self.queue.report(_outcome(ledger, False, rows.points[row].clone(), logits[row].clone(), float("nan")))
                 continue
             ledger.refuted += 1
             if self.attack.nearest and ledger.refuted <= len(_PUSHES):
@@ -293,6 +297,8 @@ class _Drive:
                 continue
             ledger.at_last_point = ledger.spent
             (last if ledger.at_last_point else again).append(row)
+        if confirmed:
+            self._credit(group.take(confirmed), logits[torch.tensor(confirmed, device=logits.device)])
         if again:
             self.running.append(group.take(again))
         if last:
@@ -300,6 +306,41 @@ class _Drive:
             self.parked.append(replace(spent, rows=replace(spent.rows, points=spent.rows.state.images)))
         if pushed:
             self.parked.append(_pushed(group.take(pushed), self.attack.norm))
+
+    def _credit(self, group: _Group, logits: Tensor) -> None:
+        """Report successes that the deployed model confirmed, each shortened as far as it goes."""
+        points = group.rows.points
+        shortest = max(len(ledger.job.smaller) for ledger in group.ledgers)
+        if shortest:
+            points, logits = self._shortened(group, logits, shortest)
+        away = distance(self.attack.norm, group.rows.clean, points).tolist()
+        for row, ledger in enumerate(group.ledgers):
+            self.queue.report(_outcome(ledger, True, points[row].clone(), logits[row].clone(), away[row]))
+
+    def _shortened(self, group: _Group, logits: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """Bisect the smaller budgets of each job on the way back to the clean image; return points and their logits."""
+        rows = group.rows
+        device = rows.clean.device
+        counts = [len(ledger.job.smaller) for ledger in group.ledgers]
+        padded = [ledger.job.smaller + (0.0,) * (most - len(ledger.job.smaller)) for ledger in group.ledgers]
+        budgets = torch.tensor(padded, device=device)
+        low, high = torch.zeros(len(counts), dtype=torch.int64, device=device), torch.tensor(counts, device=device)
+        full = distance(self.attack.norm, rows.clean, rows.points)
+        points = rows.points
+        for _ in range(most.bit_length()):
+            open_, middle = low < high, (low + high) // 2
+            eps = budgets.gather(1, middle.clamp(max=most - 1).unsqueeze(1)).squeeze(1)
+            share = (eps / full).clamp(max=1).view(-1, 1, 1, 1)
+            nearer = torch.lerp(rows.clean, rows.points, share)
+            scores = self.model.logits(nearer)
+            fooled = open_ & (scores.argmax(1) != rows.labels)
+            points = torch.where(fooled.view(-1, 1, 1, 1), nearer, points)
+            logits = torch.where(fooled.unsqueeze(1), scores, logits)
+            high = torch.where(fooled, middle, high)
+            low = torch.where(open_ & ~fooled, middle + 1, low)
+            for ledger, asked in zip(group.ledgers, open_.tolist(), strict=True):
+                ledger.forwards += asked
+        return points, logits
 
     def _check_rows(self, method: str, state: object, rows: int) -> None:
         if count_rows(state) != rows:

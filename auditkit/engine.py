@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
+import torch
+
+from auditkit.check import Finished
 from auditkit.errors import AuditError
 from auditkit.models.base import Capability, Model
 from auditkit.plan import Planned
@@ -38,6 +42,10 @@ class Task:
     shard: int
     planned: Planned
     digest: str
+    lesson: str | None = None
+    """Digest of what the check learned."""
+    reads: tuple[tuple[Planned, str], ...] = ()
+    """The finished checks that it reads, each with the digest of its unit."""
 
 
 @dataclass
@@ -46,6 +54,9 @@ class Execution:
 
     shards: list[ShardRecord] = field(default_factory=list)
     units: dict[tuple[str, int], str] = field(default_factory=dict)
+    planned: dict[str, Planned] = field(default_factory=dict)
+    lessons: dict[str, str] = field(default_factory=dict)
+    """Digests of what checks learned, by key."""
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -76,24 +87,62 @@ def execute(
     runnable = [planned for planned in plan if missing_capability(planned, bench.model) is None]
     execution = Execution()
     progress.start(len(runnable) * len(bench.dataset))
+    _learn(bench, [planned for planned in runnable if planned.check.spec.scope == "dataset"], execution, store)
+    independent = [planned for planned in runnable if not planned.check.spec.reads]
+    reading = [planned for planned in runnable if planned.check.spec.reads]
     pending: list[Task] = []
     for index, (start, stop) in enumerate(bench.shards):
         read = bench.read(start, stop)
         execution.shards.append(_record(read))
         if not len(read.samples):
             continue
-        tasks = _tasks(bench, runnable, index, execution, store, progress)
         if elsewhere is not None:
-            pending += tasks
+            pending += _tasks(bench, independent, index, execution, store, progress)
             continue
-        for task in tasks:
-            if task.planned.key in execution.failures:
-                progress.advance(len(read.samples), task.planned.key)
-            elif (failure := run_task(bench, store, task, read.samples, progress)) is not None:
-                execution.failures[task.planned.key] = failure
-    if elsewhere is not None and pending:
-        execution.failures |= elsewhere(bench, store, pending, progress)
+        for plan_part in (independent, reading):
+            for task in _tasks(bench, plan_part, index, execution, store, progress):
+                if task.planned.key in execution.failures:
+                    progress.advance(len(read.samples), task.planned.key)
+                elif (failure := run_task(bench, store, task, read.samples, progress)) is not None:
+                    execution.failures[task.planned.key] = failure
+    if elsewhere is not None:
+        if pending:
+            execution.failures |= elsewhere(bench, store, pending, progress)
+        filled = [index for index, shard in enumerate(execution.shards) if shard.ids]
+        pending = [task for index in filled for task in _tasks(bench, reading, index, execution, store, progress)]
+        if pending:
+            execution.failures |= elsewhere(bench, store, pending, progress)
     return execution
+
+
+def _learn(bench: Workbench, learners: Sequence[Planned], execution: Execution, store: Store) -> None:
+    """Let checks learn from the training images, which are read once and only if something is to be learned."""
+    if not learners:
+        return
+    training = _training_images(bench)
+    digests = training.digests()
+    for planned in learners:
+        if not len(training):
+            execution.failures[planned.key] = "none of the images fell to the training half: it has none to learn from"
+            continue
+        digest = unit_digest({"lesson": _unit_key(bench, planned, digests)})
+        if not store.holds(digest):
+            try:
+                store.put_lesson(digest, bench.learn(planned, training))
+            except AuditError as error:
+                execution.failures[planned.key] = str(error)
+                continue
+        execution.lessons[planned.key] = digest
+
+
+def _training_images(bench: Workbench) -> Samples:
+    parts = []
+    for start, stop in bench.shards:
+        samples = bench.read(start, stop).samples
+        parts.append(samples.take(torch.from_numpy(~bench.held_out(samples.ids))))
+    ids = tuple(name for part in parts for name in part.ids)
+    images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+    return Samples(images, labels, ids)
 
 
 def _record(read: Read) -> ShardRecord:
@@ -116,16 +165,40 @@ def _tasks(
     store: Store,
     progress: Progress,
 ) -> list[Task]:
-    digests = execution.shards[shard].digests
+    record = execution.shards[shard]
     tasks = []
     for planned in plan:
-        digest = unit_digest(_unit_key(bench, planned, digests))
-        execution.units[planned.key, shard] = digest
-        if store.holds(digest):
-            progress.advance(len(digests), planned.key)
+        learns = planned.check.spec.scope == "dataset"
+        lesson = execution.lessons.get(planned.key)
+        nothing_to_judge = learns and (lesson is None or not bench.held_out(record.ids).any())
+        reads = _reads(planned, shard, execution)
+        parts = _unit_key(bench, planned, record.digests)
+        if learns:
+            parts |= {"lesson": lesson, "images": len(bench.dataset)}
+        if planned.check.spec.reads:
+            parts["reads"] = [[other.key, digest] for other, digest in reads]
+        digest = unit_digest(parts)
+        if not nothing_to_judge:
+            execution.units[planned.key, shard] = digest
+        if nothing_to_judge or store.holds(digest):
+            progress.advance(len(record.ids), planned.key)
         else:
-            tasks.append(Task(shard, planned, digest))
+            tasks.append(Task(shard, planned, digest, lesson, reads))
+        execution.planned[planned.key] = planned
     return tasks
+
+
+def _reads(planned: Planned, shard: int, execution: Execution) -> tuple[tuple[Planned, str], ...]:
+    """Return the finished checks that this one reads, with their units of this shard."""
+    return tuple(
+        (other, execution.units[key, shard])
+        for key, other in sorted(execution.planned.items())
+        if (key, shard) in execution.units
+        and key not in execution.failures
+        and not other.check.spec.reads
+        and other.check.spec.scope == "sample"
+        and any(fnmatch.fnmatchcase(other.check.spec.id, pattern) for pattern in planned.check.spec.reads)
+    )
 
 
 def run_task(bench: Workbench, store: Store, task: Task, samples: Samples, progress: Progress) -> str | None:
@@ -139,7 +212,13 @@ def run_task(bench: Workbench, store: Store, task: Task, samples: Samples, progr
         progress.advance(pairs, task.planned.key)
 
     try:
-        unit = bench.run(task.planned, samples, advance)
+        lesson = store.get_lesson(task.lesson) if task.lesson is not None else None
+        if task.planned.check.spec.scope == "dataset":
+            samples = samples.take(torch.from_numpy(bench.held_out(samples.ids)))
+        finished = {
+            planned.key: Finished(planned.check, store.get(digest).findings.columns) for planned, digest in task.reads
+        }
+        unit = bench.run(task.planned, samples, advance, lesson, finished)
     except AuditError as error:
         return str(error)
     finally:

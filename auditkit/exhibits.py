@@ -15,7 +15,7 @@ from auditkit.models.base import Model
 from auditkit.saliency_map import saliency
 from auditkit.samples import Samples
 
-__all__ = ["EXHIBITS", "attack_exhibits", "heat_panel", "image_panel"]
+__all__ = ["EXHIBITS", "attack_exhibits", "difference_panel", "heat_panel", "image_panel"]
 
 EXHIBITS = 8
 """How many samples a check's gallery holds."""
@@ -32,7 +32,8 @@ def heat_panel(title: str, heat: Tensor) -> Panel:
     return Panel(title, "heat", heat.detach().float().cpu().numpy())
 
 
-def _difference_panel(title: str, clean: Tensor, attacked: Tensor) -> Panel:
+def difference_panel(title: str, clean: Tensor, attacked: Tensor) -> Panel:
+    """Return a panel of what was changed between two images (C, H, W) in [0, 1]."""
     return Panel(title, "difference", _channels_last((attacked - clean).detach().float()))
 
 
@@ -59,7 +60,7 @@ def attack_exhibits(
         panels = [
             image_panel(f"clean: {true}", samples.images[row]),
             image_panel(f"attacked: {false}", attacked[row]),
-            _difference_panel("difference", samples.images[row], attacked[row]),
+            difference_panel("difference", samples.images[row], attacked[row]),
         ]
         if clean_maps is not None and attacked_maps is not None:
             panels.append(heat_panel(f"saliency for {true}, clean", clean_maps[at]))

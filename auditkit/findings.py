@@ -147,7 +147,13 @@ def curves(spec: Spec, estimates: Mapping[str, Estimate]) -> tuple[CurveRecord, 
 def flags(spec: Spec, key: str, estimates: Mapping[str, Estimate]) -> tuple[FlagRecord, ...]:
     """Return the flags whose rule is met."""
     return tuple(
-        FlagRecord(id=rule.id, check=key, text=rule.text, remedy=rule.remedy)
+        FlagRecord(
+            id=rule.id,
+            check=key,
+            text=rule.text,
+            remedy=rule.remedy,
+            doubts=tuple(sorted(need.value for need in rule.doubts)),
+        )
         for rule in spec.flags
         if rule.metric in estimates and estimates[rule.metric].value > rule.above
     )

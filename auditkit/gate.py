@@ -80,15 +80,28 @@ def _judge_one(result: Result, gate: Gate) -> GateRecord:
     check = result.check(gate.check)
     estimate = check.metrics.get(gate.metric) if check is not None and check.status == "done" else None
     verdict = _verdict(gate, estimate) if estimate is not None else Verdict.MISSING
+    doubt = _doubt(result, check) if verdict is Verdict.PASS else None
     return GateRecord(
         metric=gate.name,
         bound=gate.bound,
         threshold=gate.threshold,
         threshold_text=gate.threshold_text,
-        verdict=verdict,
+        verdict=Verdict.INCONCLUSIVE if doubt else verdict,
         estimate=estimate,
-        text=_sentence(gate, verdict, estimate) if estimate is not None else _why_missing(gate, check),
+        text=doubt or (_sentence(gate, verdict, estimate) if estimate is not None else _why_missing(gate, check)),
     )
+
+
+def _doubt(result: Result, check: CheckRecord | None) -> str | None:
+    """Return why a check proves nothing although its numbers meet the requirement."""
+    for flag in result.flags:
+        doubted = set(flag.doubts) & set(check.needs if check is not None else ())
+        if doubted:
+            return (
+                f"the numbers meet the requirement, but {flag.id} was raised, so checks that need "
+                f"{', '.join(sorted(doubted))} prove nothing: {flag.remedy}"
+            )
+    return None
 
 
 def _verdict(gate: Gate, estimate: Estimate) -> Verdict:

@@ -117,6 +117,7 @@ class CheckRecord(_Record):
     why: str
     distribution: str = Field(description="the installed package that the check came from, with its version")
     references: tuple[str, ...]
+    needs: tuple[str, ...] = Field(default=(), description="what it needs of the model, such as gradients")
     status: Literal["done", "skipped", "failed"]
     reason: str | None = None
     options: dict[str, Any]
@@ -148,6 +149,9 @@ class FlagRecord(_Record):
     check: str
     text: str
     remedy: str
+    doubts: tuple[str, ...] = Field(
+        default=(), description="what is in doubt: a check that needs it (see `needs`) cannot meet a requirement"
+    )
 
 
 class NoteRecord(_Record):

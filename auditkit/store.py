@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from auditkit.check import Exhibit, Findings, Panel
+from auditkit.check import Exhibit, Findings, Lesson, Panel
 from auditkit.errors import ExecutionError
 
 __all__ = ["Store", "Unit", "unit_digest", "write_atomically"]
 
 _META = "meta"
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,25 @@ class Store:
         """Keep a finished unit."""
         write_atomically(self._path(digest), _encode(unit))
 
+    def put_lesson(self, digest: str, lesson: Lesson) -> None:
+        """Keep what a check learned."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **lesson)  # type: ignore[arg-type]
+        write_atomically(self._path(digest), buffer.getvalue())
+
+    def get_lesson(self, digest: str) -> Lesson:
+        """Return what a check learned.
+
+        Raises:
+            ExecutionError: the file is damaged.
+        """
+        path = self._path(digest)
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except _DAMAGE as error:
+            raise _damaged(path, error) from error
+
     def get(self, digest: str) -> Unit:
         """Return a finished unit.
 
@@ -87,8 +107,12 @@ class Store:
         path = self._path(digest)
         try:
             return _decode(path.read_bytes())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ExecutionError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+        except _DAMAGE as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ExecutionError:
+    return ExecutionError(f"{path} is damaged ({error}); delete it and run the same command again")
 
 
 def _encode(unit: Unit) -> bytes:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from auditkit.artifacts import Shelf
-from auditkit.check import Findings
+from auditkit.check import Findings, Finished, Learner, Lesson
 from auditkit.config import Settings
 from auditkit.context import Context
 from auditkit.errors import AuditError, ExecutionError
@@ -28,12 +31,15 @@ from auditkit.plan import Planned
 from auditkit.preflight import explain_failure
 from auditkit.preflight.labels import check_labels
 from auditkit.samples import Dataset, Read, Samples, open_dataset
+from auditkit.split import is_held_out
 from auditkit.store import Unit
 
 __all__ = ["Recipe", "Workbench", "protected", "set_up"]
 
 _FIRST_IMAGES = 64
 _SMALLEST_BATCH = 8
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -74,18 +80,58 @@ class Workbench:
         check_labels(samples, self.model, offset)
         return Read(samples.to(self.model.device), read.skipped)
 
-    def run(self, planned: Planned, samples: Samples, progress: Callable[[int], None]) -> Unit:
+    def held_out(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Return bool (len(ids),): the samples that checks are judged on which learn from the others."""
+        return is_held_out(ids, self.recipe.settings.seed, len(self.dataset))
+
+    def run(
+        self,
+        planned: Planned,
+        samples: Samples,
+        progress: Callable[[int], None],
+        lesson: Lesson | None = None,
+        finished: Mapping[str, Finished] | None = None,
+    ) -> Unit:
         """Run one check on one shard; memory that runs out halves the batch.
 
         Raises:
             ExecutionError: the check failed; the message says how.
         """
-        batch = self.recipe.settings.batch
         began = time.monotonic()
+
+        def attempt(batch: int) -> Unit:
+            model, context = self._context(planned, samples, batch, began)
+            context = replace(context, progress=progress, lesson=lesson or {}, finished=finished or {})
+            findings = planned.check.run(model, samples, context)
+            if not isinstance(findings, Findings):
+                raise ExecutionError(f"{planned.key} returned {type(findings).__name__}; wanted Findings")
+            check_columns(planned.check.spec, findings, len(samples))
+            return Unit(findings, time.monotonic() - began)
+
+        return self._with_memory(attempt)
+
+    def learn(self, planned: Planned, samples: Samples) -> Lesson:
+        """Let a check learn from training images; memory that runs out halves the batch.
+
+        Raises:
+            ExecutionError: the check failed; the message says how.
+        """
+        began = time.monotonic()
+
+        def attempt(batch: int) -> Lesson:
+            model, context = self._context(planned, samples, batch, began)
+            lesson = cast(Learner, planned.check).learn(model, samples, context)
+            if not all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" for array in lesson.values()):
+                raise ExecutionError(f"{planned.key} learned something else than named arrays of numbers")
+            return lesson
+
+        return self._with_memory(attempt)
+
+    def _with_memory(self, attempt: Callable[[int], Result]) -> Result:
+        batch = self.recipe.settings.batch
         while True:
             try:
-                findings = self._findings(planned, samples, batch, began, progress)
-                return Unit(findings, time.monotonic() - began)
+                return attempt(batch)
             except AuditError:
                 raise
             except (Exception, SystemExit) as error:
@@ -95,9 +141,7 @@ class Workbench:
                 text = (str(error).strip().splitlines() or [""])[0]
                 raise ExecutionError(f"{type(error).__name__}: {text}") from error
 
-    def _findings(
-        self, planned: Planned, samples: Samples, batch: int, began: float, progress: Callable[[int], None]
-    ) -> Findings:
+    def _context(self, planned: Planned, samples: Samples, batch: int, began: float) -> tuple[Model, Context]:
         model = replace(self.model, batch=batch)
         if model.exact is not None:
             model = replace(model, exact=replace(model.exact, batch=batch))
@@ -110,13 +154,8 @@ class Workbench:
             class_names=self.class_names,
             time_limit=self.recipe.settings.time_limit,
             started=began,
-            progress=progress,
         )
-        findings = planned.check.run(model, samples, context)
-        if not isinstance(findings, Findings):
-            raise ExecutionError(f"{planned.key} returned {type(findings).__name__}; wanted Findings")
-        check_columns(planned.check.spec, findings, len(samples))
-        return findings
+        return model, context
 
     def _shelf_for(self, samples: Samples, model: Model) -> Shelf:
         if self._shelf is None or self._shelf.samples is not samples:

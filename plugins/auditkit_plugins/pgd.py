@@ -32,6 +32,8 @@ _STEPS_BETWEEN_LOOKS = 4
 _PACE_ALLOWANCE = 4.0
 _HOPELESS_LOOKS = 2
 _SHORTEST_STEP = 0.02
+# Where the schedule of a row begins that starts from a larger budget's success.
+_WARM_START = 0.25
 _SHARE_OF_ENTROPY = 0.1
 
 
@@ -117,7 +119,8 @@ class PGD(Attack):
         none = torch.zeros_like(labels)
         never = torch.zeros_like(labels, dtype=torch.bool)
         points = torch.where(_column(origin.warm), origin.points, (images + offset).clamp(0, 1))
-        return PGDState(points, images, labels, eps, none, far, far, none, never)
+        step = torch.where(origin.warm, none + int(self.steps * _WARM_START), none)
+        return PGDState(points, images, labels, eps, step, far, far, none, never)
 
     def step(self, model: Queries, state: PGDState) -> PGDState:
         """Take one step uphill and project."""
@@ -145,17 +148,18 @@ class PGD(Attack):
         margin = torch.minimum(state.margin, _margin(logits, state.labels))
         if not self.give_up:
             return replace(state, margin=margin)
+        before = torch.where(state.margin_before.isinf(), margin, state.margin_before)
         looks_left = (self.steps - state.step) / _STEPS_BETWEEN_LOOKS
-        within_reach = _PACE_ALLOWANCE * (state.margin_before - margin) * looks_left
+        within_reach = _PACE_ALLOWANCE * (before - margin) * looks_left
         look = state.step % _STEPS_BETWEEN_LOOKS == 0
         hopeless = torch.where(margin > within_reach, state.hopeless_looks + 1, torch.zeros_like(state.hopeless_looks))
         looks = torch.where(look, hopeless, state.hopeless_looks)
         return replace(
             state,
             margin=margin,
-            margin_before=torch.where(look, margin, state.margin_before),
+            margin_before=torch.where(look, margin, before),
             hopeless_looks=looks,
-            given_up=looks >= _HOPELESS_LOOKS,
+            given_up=(looks >= _HOPELESS_LOOKS) | (state.step >= self.steps),
         )
 
 
