@@ -43,8 +43,8 @@ class AttackSanity:
         title="The attacks agree with each other, so none of them failed unnoticed",
         why=(
             "An attack that fails leaves a model looking robust. Some orders must hold whatever the model: many steps "
-            "do at least as well as one, gradients at least as well as queries without them, a larger budget at least as "
-            "well as a smaller, and the nearest success lies inside exactly those budgets that an attack succeeds "
+            "do at least as well as one, gradients at least as well as queries without them, a larger budget at least "
+            "as well as a smaller, and the nearest success lies inside exactly those budgets that an attack succeeds "
             "within. Where an order is violated, the attack on the losing side has not found what is there."
         ),
         metrics=(
