@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from auditkit.attack import Attack
 from auditkit.check import Exhibit
 from auditkit.engine import Execution, missing_capability
 from auditkit.errors import ExecutionError
@@ -27,6 +26,7 @@ from auditkit.result import (
     Verdict,
 )
 from auditkit.store import Store
+from auditkit.threat import ThreatModel
 from auditkit.workbench import Workbench
 
 __all__ = ["Arrays", "assemble"]
@@ -78,6 +78,7 @@ def _check(
     spec = planned.check.spec
     lacking = missing_capability(planned, bench.model)
     failure = execution.failures.get(planned.key)
+    models: Sequence[ThreatModel] = getattr(planned.check, "threat_models", ())
     record = CheckRecord(
         key=planned.key,
         id=spec.id,
@@ -90,7 +91,7 @@ def _check(
         status="skipped" if lacking else "failed" if failure else "done",
         reason=lacking or failure,
         options=dict(planned.options),
-        threat_model=planned.check.threat_models[-1].describe() if isinstance(planned.check, Attack) else None,
+        threat_model=models[-1].describe() if models else None,
     )
     if record.status != "done":
         return record, ()

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from auditkit.progress import Silent
 from auditkit.report.text import ordered, verdict_sentence
+from auditkit.report.worst import worst_sentence
 from auditkit.result import Result, Verdict
 from auditkit.stats import Estimate
 
@@ -102,6 +103,8 @@ def print_result(result: Result, console: Console) -> None:
         for gate in ordered(result.gates):
             if gate.verdict in (Verdict.INCONCLUSIVE, Verdict.MISSING):
                 console.print(Text(f"{gate.verdict.value}: {gate.metric}: {gate.text}"))
+    if (worst := worst_sentence(result)) is not None:
+        console.print(Text(worst, style="bold"))
     for check in result.checks:
         line = Text(f"{check.key}: ", style="bold")
         if check.status == "done":

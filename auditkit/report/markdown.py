@@ -16,6 +16,7 @@ from auditkit.report.text import (
     split_metric,
     verdict_sentence,
 )
+from auditkit.report.worst import worst_cases
 from auditkit.result import CheckRecord, FlagRecord, GateRecord, Result, Verdict
 
 __all__ = ["markdown_summary"]
@@ -39,6 +40,7 @@ def markdown_summary(result: Result) -> str:
         [f"### {_prose(verdict_sentence(result))}", "", _subject(result)],
         *([[f"> {_prose(result.disclaimer)}"]] if result.disclaimer else []),
         list(_requirements(result)),
+        list(_worst(result)),
         list(_flags(result.flags)),
         list(_checks(result.checks)),
         list(_untested(result.checks)),
@@ -69,6 +71,15 @@ def _requirement(result: Result, gate: GateRecord) -> tuple[str, str, str]:
     title = f"{_prose(metric_title(result.check(key), metric))} {_code(gate.metric)}"
     found = estimate_text(gate.estimate) if gate.estimate is not None else gate.text
     return title, _prose(found), _prose(requirement_text(gate))
+
+
+def _worst(result: Result) -> Iterator[str]:
+    cases = worst_cases(result)
+    if cases:
+        yield from ("#### Under attack", "", "| Budget | Lowest robust accuracy | By | Images |", "|---|---|---|---|")
+        for case in cases:
+            found = _prose(estimate_text(case.estimate))
+            yield _row(f"{case.norm} {_prose(case.budget)}", found, _code(case.check), str(case.estimate.n))
 
 
 def _flags(flags: Sequence[FlagRecord]) -> Iterator[str]:

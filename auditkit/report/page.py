@@ -21,6 +21,7 @@ from auditkit.report.text import (
     ordered,
     split_metric,
 )
+from auditkit.report.worst import Worst, worst_cases
 from auditkit.result import CheckRecord, FlagRecord, GateRecord, Result, Verdict
 from auditkit.stats import Estimate
 
@@ -88,11 +89,17 @@ class PageView:
     result: Result
     headline: Headline
     gates: tuple[GateView, ...]
+    worst: tuple[Worst, ...]
     overview: tuple[FigureView, ...]
     checks: tuple[CheckView, ...]
     heat_scale: Markup
     date: str
     version: str
+
+    @property
+    def doubts(self) -> tuple[FlagRecord, ...]:
+        """The flags that cast doubt on attacks with gradients."""
+        return tuple(flag for flag in self.result.flags if flag.doubts)
 
     @property
     def done(self) -> tuple[CheckView, ...]:
@@ -113,6 +120,7 @@ def build_page(result: Result, gallery: Gallery) -> PageView:
         result=result,
         headline=headline(result),
         gates=tuple(_gate(result, gate) for gate in ordered(result.gates)),
+        worst=tuple(worst_cases(result)),
         overview=tuple(
             _figure(chart, f"overview-{number}", bands=False) for number, chart in enumerate(overview_charts(result))
         ),

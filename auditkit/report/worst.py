@@ -1,0 +1,68 @@
+"""The headline of robustness: the lowest robust accuracy that any attack reached, budget by budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from auditkit.budgets import parse_budget
+from auditkit.report.text import estimate_text
+from auditkit.result import CheckRecord, Result
+from auditkit.stats import Estimate
+
+__all__ = ["Worst", "worst_cases", "worst_sentence"]
+
+_METRIC = "robust_accuracy"
+
+
+@dataclass(frozen=True)
+class Worst:
+    """What is left of the accuracy at one budget, under the attack that leaves least."""
+
+    norm: str
+    budget: str
+    estimate: Estimate
+    check: str
+    others: int
+    """How many other attacks were tried at this budget."""
+
+
+def worst_cases(result: Result) -> list[Worst]:
+    """Return the lowest robust accuracy for each norm and budget that was attacked, smallest budget first."""
+    found: dict[tuple[str, float, str], list[Worst]] = {}
+    for check in result.checks:
+        norm = _norm(check)
+        for name, estimate in check.metrics.items() if norm is not None else ():
+            plain, at, budget = name.partition("@")
+            if norm is not None and at and plain == _METRIC:
+                entry = Worst(norm, budget, estimate, check.key, 0)
+                found.setdefault((norm, _size(budget), budget), []).append(entry)
+    return [_lowest(entries) for _, entries in sorted(found.items(), key=lambda item: item[0])]
+
+
+def _size(budget: str) -> float:
+    try:
+        return parse_budget(budget)
+    except ValueError:  # a stored result may hold anything
+        return math.inf
+
+
+def _norm(check: CheckRecord) -> str | None:
+    """Return the norm of a check that bounds how far an attacked image may lie from the clean one."""
+    norm = (check.threat_model or "free").partition(":")[0]
+    return None if norm == "free" else norm
+
+
+def _lowest(entries: Sequence[Worst]) -> Worst:
+    least = min(entries, key=lambda entry: (entry.estimate.value, entry.check))
+    return Worst(least.norm, least.budget, least.estimate, least.check, len(entries) - 1)
+
+
+def worst_sentence(result: Result) -> str | None:
+    """Return the worst cases in a line, and what casts doubt on them; None where nothing was attacked."""
+    cases = worst_cases(result)
+    if not cases:
+        return None
+    shown = "; ".join(f"{estimate_text(case.estimate)} at {case.norm} {case.budget} by {case.check}" for case in cases)
+    return f"Robust accuracy, the lowest that any attack reached: {shown}"
