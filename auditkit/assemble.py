@@ -92,6 +92,7 @@ def _check(
         reason=lacking or failure,
         options=dict(planned.options),
         threat_model=models[-1].describe() if models else None,
+        norm=models[-1].norm if models else None,
     )
     if record.status != "done":
         return record, ()
@@ -120,7 +121,7 @@ def _check(
         update={
             "metrics": estimates,
             "metric_titles": titles,
-            "curves": curves(spec, estimates),
+            "curves": curves(spec, estimates, columns),
             "queries": queries,
             "seconds": round(sum(unit.seconds for unit in units), 3),
             "exhibits": tuple(_exhibit(planned.key, at, exhibit, arrays) for at, exhibit in enumerate(exhibits)),

@@ -122,6 +122,7 @@ class CheckRecord(_Record):
     reason: str | None = None
     options: dict[str, Any]
     threat_model: str | None = None
+    norm: str | None = Field(default=None, description="how budgets are measured: linf, l2 ...; null where none are")
     metrics: dict[str, Estimate] = {}
     metric_titles: dict[str, str] = {}
     curves: tuple[CurveRecord, ...] = ()

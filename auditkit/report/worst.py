@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from auditkit.budgets import parse_budget
 from auditkit.report.text import estimate_text
-from auditkit.result import CheckRecord, Result
+from auditkit.result import Result
 from auditkit.stats import Estimate
 
 __all__ = ["Worst", "worst_cases", "worst_sentence"]
@@ -32,12 +32,14 @@ def worst_cases(result: Result) -> list[Worst]:
     """Return the lowest robust accuracy for each norm and budget that was attacked, smallest budget first."""
     found: dict[tuple[str, float, str], list[Worst]] = {}
     for check in result.checks:
-        norm = _norm(check)
-        for name, estimate in check.metrics.items() if norm is not None else ():
+        # Without a bound (`free`), budgets of two checks need not mean the same.
+        if check.norm is None or check.norm == "free":
+            continue
+        for name, estimate in check.metrics.items():
             plain, at, budget = name.partition("@")
-            if norm is not None and at and plain == _METRIC:
-                entry = Worst(norm, budget, estimate, check.key, 0)
-                found.setdefault((norm, _size(budget), budget), []).append(entry)
+            if at and plain == _METRIC:
+                entry = Worst(check.norm, budget, estimate, check.key, 0)
+                found.setdefault((check.norm, _size(budget), budget), []).append(entry)
     return [_lowest(entries) for _, entries in sorted(found.items(), key=lambda item: item[0])]
 
 
@@ -46,12 +48,6 @@ def _size(budget: str) -> float:
         return parse_budget(budget)
     except ValueError:  # a stored result may hold anything
         return math.inf
-
-
-def _norm(check: CheckRecord) -> str | None:
-    """Return the norm of a check that bounds how far an attacked image may lie from the clean one."""
-    norm = (check.threat_model or "free").partition(":")[0]
-    return None if norm == "free" else norm
 
 
 def _lowest(entries: Sequence[Worst]) -> Worst:

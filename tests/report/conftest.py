@@ -59,6 +59,7 @@ def attack(key: str, title: str, x_label: str, points: dict[str, tuple[float, in
         status="done",
         options={"eps": [x for x, _ in points.values()], "steps": 50, "norm": "linf", "restarts": 1},
         threat_model="White box: knows the weights; wants any wrong class; may change every pixel a little.",
+        norm="linf",
         metrics=metrics,
         metric_titles={
             "clean_accuracy": "Clean accuracy",
