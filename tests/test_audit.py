@@ -261,7 +261,7 @@ def test_the_users_model_and_random_numbers_are_as_before(data, monkeypatch, fau
         torch.manual_seed(0)
         rich = Rich()
     before, numbers = state_of(rich), random_states()
-    checks = ("noise.pgd", "sanity.gradients", "explain.saliency")
+    checks = ("noise.pgd", "sanity.gradients", "sanity.model", "explain.saliency")
     options = {**PLAIN, "gates": (), "checks": checks, "options": {}}
     if fault == "audit":
         monkeypatch.setattr("auditkit.auditing.execute", lambda *_: boom(*[None] * 4))

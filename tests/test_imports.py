@@ -84,7 +84,7 @@ def test_the_core_knows_no_plugin(path):
         assert module.split(".")[0] not in ("auditkit_plugins", "plugins", "tests")
 
 
-ALLOWED = {"__future__", "PIL", "auditkit_plugins", "numpy", "pydantic", "torch", *sys.stdlib_module_names}
+ALLOWED = {"__future__", "auditkit_plugins", "numpy", "pydantic", "torch", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("path", modules(PLUGINS), ids=lambda p: p.name)

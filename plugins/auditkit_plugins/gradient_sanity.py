@@ -17,13 +17,17 @@ from auditkit_plugins.random_noise import UniformNoise
 
 __all__ = ["GradientSanity"]
 
-# Scores of the same image that differ by more, relative to their size, come from a randomised model.
-_RANDOM_TOLERANCE = 1e-4
+# Half the length of the steps over which slopes are measured: what attacks move by, and more than float32 rounds.
+_STEP = 1 / 255
+# Slopes along random directions whose cosine with those that the gradient predicts lies below have little in common.
+_RELATED = 0.5
+_DECIMALS = 6
+_GRADIENTS = frozenset({Capability.GRADIENTS})
 
 
 @dataclass(frozen=True)
 class GradientSanity:
-    """Look for zero, missing and misleading gradients, and for a model that answers at random."""
+    """Look for zero, broken and misleading gradients."""
 
     spec: ClassVar[Spec] = Spec(
         id="sanity.gradients",
@@ -37,7 +41,14 @@ class GradientSanity:
             Metric("zero_gradients", "zero_gradient", "Images whose loss has a zero gradient"),
             Metric("saturated", "saturated", "Images whose cross-entropy is flat while their margin is not"),
             Metric("broken_gradients", "broken_gradient", "Images with NaN or infinite gradients"),
-            Metric("random_scores", "random_score", "Images whose scores change from run to run"),
+            Metric("shattered", "shattered", "Images along whose slopes the gradient does not point"),
+            Metric(
+                "slope_agreement",
+                "slope_cosine",
+                "Cosine between measured slopes and those that the gradient predicts",
+                "mean",
+                among="has_slopes",
+            ),
             Metric(
                 "noise_beats_gradient",
                 "noise_wins",
@@ -49,7 +60,7 @@ class GradientSanity:
                 "Images that a gradient attack fools and noise does not",
             ),
         ),
-        needs=frozenset({Capability.GRADIENTS}),
+        needs=_GRADIENTS,
         flags=(
             FlagRule(
                 "sanity.zero_gradients",
@@ -59,6 +70,7 @@ class GradientSanity:
                 "there, so their robust accuracy says nothing about the model.",
                 remedy="Read the results of attacks without gradients instead; look for rounding, binarisation or "
                 "a detached computation in the model.",
+                doubts=_GRADIENTS,
             ),
             FlagRule(
                 "sanity.saturated",
@@ -77,13 +89,15 @@ class GradientSanity:
                 remedy="Look for divisions by zero, logarithms of zero or overflow in the model's forward pass.",
             ),
             FlagRule(
-                "sanity.random",
-                "random_scores",
-                above=0.0,
-                text="The model gives the same image different scores from run to run, so a single query proves "
-                "little and attacks are understated.",
-                remedy="Switch the randomness off for the audit (evaluation mode, no dropout), or attack its "
-                "expectation.",
+                "sanity.shattered",
+                "shattered",
+                above=0.5,
+                text="For most images the scores do not change as the gradient predicts, even over steps of one grey "
+                "level. It stands in for another function (straight-through), or holds at a single point only "
+                "(shattered): gradient attacks are led astray.",
+                remedy="Differentiate a smooth stand-in that follows the model (BPDA), average gradients over noise, "
+                "or read the results of attacks without gradients.",
+                doubts=_GRADIENTS,
             ),
             FlagRule(
                 "sanity.masking",
@@ -92,41 +106,71 @@ class GradientSanity:
                 text="Aimless noise fools images that a gradient attack with the same budget does not. Gradients "
                 "do not lead to the weak points: robust accuracy under gradient attacks is too high.",
                 remedy="Trust the attacks without gradients; look for steps in the model that hide gradients.",
+                doubts=_GRADIENTS,
             ),
         ),
         references=(
             "Athalye et al. 2018, https://arxiv.org/abs/1802.00420",
             "Carlini et al. 2019, https://arxiv.org/abs/1902.06705",
         ),
-        presets={"smoke": {"draws": 10}, "standard": {}, "full": {"draws": 200}},
+        presets={
+            "smoke": {"draws": 10, "directions": 4},
+            "standard": {},
+            "full": {"draws": 200, "directions": 32},
+        },
+        version=2,
     )
 
     eps: Budgets = (8 / 255,)
     """The budget that noise and gradient attack share (the largest, if several are given)."""
     draws: Annotated[int, Field(ge=1)] = 25
     steps: Annotated[int, Field(ge=1)] = 10
+    directions: Annotated[int, Field(ge=2)] = 8
+    """Random directions an image along which slopes are measured."""
 
     def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
         """Test the gradient of every image, and set noise against a gradient attack."""
         assert model.exact is not None  # noqa: S101 (declared in the spec)
         _, entropy = model.exact.gradient(samples.images, _cross_entropy, samples.labels)
         _, margin = model.exact.gradient(samples.images, _margin, samples.labels)
+        cosine = self._slope_cosine(margin, model, samples, ctx)
         noise = UniformNoise(eps=self.eps[-1:], draws=self.draws).run(model, samples, ctx)
         steps = PGD(eps=self.eps[-1:], steps=self.steps).run(model, samples, ctx)
         by_noise, by_gradient = noise.columns["fooled"], steps.columns["fooled"]
-        own_passes = np.full(len(samples), 4, dtype=np.int64)
+        two_passes = np.full(len(samples), 2, dtype=np.int64)
         return Findings(
             columns={
                 "zero_gradient": (_is_zero(entropy) & _is_zero(margin)).cpu().numpy(),
                 "saturated": (_is_zero(entropy) & ~_is_zero(margin)).cpu().numpy(),
                 "broken_gradient": (~(_is_finite(entropy) & _is_finite(margin))).cpu().numpy(),
-                "random_score": _changes(model, samples.images).cpu().numpy(),
+                "shattered": (cosine < _RELATED).cpu().numpy(),
+                "slope_cosine": np.round(cosine.cpu().numpy(), _DECIMALS),
+                "has_slopes": cosine.isfinite().cpu().numpy(),
                 "noise_wins": by_noise & ~by_gradient,
                 "gradient_wins": by_gradient & ~by_noise,
             },
-            forwards=own_passes + _passes(noise.forwards) + _passes(steps.forwards),
-            backwards=own_passes // 2 + _passes(steps.backwards),
+            forwards=two_passes * (1 + self.directions) + _passes(noise.forwards) + _passes(steps.forwards),
+            backwards=two_passes + _passes(steps.backwards),
         )
+
+    def _slope_cosine(self, gradient: Tensor, model: Model, samples: Samples, ctx: Context) -> Tensor:
+        """Return float64 (N,): the cosine between measured and predicted slopes of each image's margin.
+
+        0 where the margin does not change although the gradient says so; NaN where the gradient is zero or not finite.
+        """
+        cosines = []
+        for start in range(0, len(samples), ctx.batch):
+            part = slice(start, start + ctx.batch)
+            images, labels, rng = samples.images[part], samples.labels[part], ctx.streams(samples.ids[part], "slopes")
+            measured, predicted = [], []
+            for direction in range(self.directions):
+                ctx.check_time()
+                offset = torch.where(rng.uniform(direction, images.shape[1:]) < 0.5, -_STEP, _STEP)
+                ahead, behind = (images + offset).clamp(0, 1), (images - offset).clamp(0, 1)
+                measured.append(_margin(model.logits(ahead), labels) - _margin(model.logits(behind), labels))
+                predicted.append((gradient[part].double() * (ahead - behind)).flatten(1).sum(1))
+            cosines.append(_cosine(torch.stack(measured, 1).double(), torch.stack(predicted, 1)))
+        return torch.cat(cosines)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -139,18 +183,19 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     return own - others.amax(1)
 
 
+def _cosine(measured: Tensor, predicted: Tensor) -> Tensor:
+    lengths = measured.norm(dim=1) * predicted.norm(dim=1)
+    cosine = (measured * predicted).sum(1) / lengths
+    cosine = torch.where((measured == 0).all(1) & (predicted != 0).any(1), torch.zeros_like(cosine), cosine)
+    return torch.where(cosine.isfinite() & predicted.isfinite().all(1), cosine, torch.nan)
+
+
 def _is_zero(gradient: Tensor) -> Tensor:
     return (gradient == 0).flatten(1).all(1)
 
 
 def _is_finite(gradient: Tensor) -> Tensor:
     return gradient.isfinite().flatten(1).all(1)
-
-
-def _changes(model: Model, images: Tensor) -> Tensor:
-    first, second = model.logits(images), model.logits(images)
-    scale = first.abs().amax(1).clamp_min(1e-12)
-    return (first - second).abs().amax(1) / scale > _RANDOM_TOLERANCE
 
 
 def _passes(
