@@ -108,8 +108,8 @@ class Attack(ABC):
 def cascade(attacks: Sequence[Attack], model: Model, samples: Samples, ctx: Context) -> Findings:
     """Run attacks one after the other, each on what the earlier ones left, and judge the worst case of each sample.
 
-    The attacks share one norm and the same budgets. Column `attack` says which of them found the nearest success (-1:
-    none did).
+    The attacks share one norm and the same budgets. Column `attack` says which of them was first to fool at the
+    smallest budget that fools (-1: none did).
 
     Raises:
         TypeError: their norms or budgets differ.

@@ -26,7 +26,7 @@ class Trail:
     best: Outcome | None = None
     """The nearest success."""
     attack: int = -1
-    """Which attack of the campaign found `best`; -1: none."""
+    """Which attack was first to fool at `fooled_from` (or beyond all budgets); -1: none."""
     steps: int = 0
     steps_to_best: int = 0
     forwards: int = 0
@@ -86,22 +86,23 @@ class Campaign:
         reached = len(self.eps) if self.nearest else self.eps.index(outcome.job.eps)
         if self.norm != "free":
             reached = min(reached, bisect_left(self.eps, outcome.distance, key=tolerated))
-        nearer = trail.best is None or outcome.distance < trail.best.distance
-        if nearer or reached < trail.fooled_from:
-            trail.best, trail.attack, trail.steps_to_best = outcome, self.attack, trail.steps
+        further = reached < trail.fooled_from
+        if trail.best is None or further or outcome.distance < trail.best.distance:
+            trail.attack = self.attack if trail.best is None or further else trail.attack
+            trail.best, trail.steps_to_best = outcome, trail.steps
             trail.fooled_from = min(reached, trail.fooled_from)
 
     def _ask(self, sample: int, restart: int) -> None:
         trail = self.trails[sample]
-        if self.nearest:
+        if trail.fooled_from == 0 and not (self.nearest and restart):
+            self.progress(1)
+        elif self.nearest:
             self.waiting.append(Job(sample, float("inf"), restart))
-        elif trail.fooled_from > 0:
+        else:
             eps = self.eps[trail.fooled_from - 1]
             point = self._warm_point(sample, eps) if restart == 0 else None
             smaller = tuple(self.eps[: trail.fooled_from - 1]) if point is None and self._scales else ()
             self.waiting.append(Job(sample, eps, restart, point, smaller))
-        else:
-            self.progress(1)
 
     @property
     def _scales(self) -> bool:

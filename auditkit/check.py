@@ -40,18 +40,23 @@ class Metric:
     name: str
     column: str
     title: str
-    kind: Literal["proportion", "mean"] = "proportion"
+    kind: Literal["proportion", "mean", "median"] = "proportion"
     among: str | None = None
     """A boolean column: only its samples count (the denominator). None: all samples."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure: a metric over the budgets that its columns carry."""
+    """A figure: a metric over the budgets that its columns carry, or the share of samples beyond each value of one."""
 
     metric: str
     title: str
     x_label: str
+    column: str | None = None
+    """A column of numbers: the curve then is the share of all samples that are true in `among` and lie beyond x in this
+    column, over about 25 values of x. NaN lies beyond every x."""
+    among: str | None = None
+    """A boolean column, for a curve with a `column`. None: every sample counts as true."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,8 @@ class Exhibit:
 class Findings:
     """What a check found on N samples: data only, never markup.
 
-    Columns are (N,) arrays aligned with the samples: bool for shares, int or float for means. They are finite,
-    except that a float column may be NaN where the `among` column of its metric is false.
+    Columns are (N,) arrays aligned with the samples: bool for shares, int or float for means and medians. They are
+    finite, except that a float column may be NaN where the `among` column of its metric is false.
     """
 
     columns: Mapping[str, npt.NDArray[Any]]

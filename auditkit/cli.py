@@ -81,7 +81,10 @@ def _model_options(command: Any) -> Any:
             click.option("--input-range", help="What the network takes: 1 (default), 255, or -1,1."),
             click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), help="What the network takes."),
             click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="What the network takes."),
-            click.option("--outputs", type=click.Choice(["logits", "probabilities"]), help="What it returns."),
+            click.option(
+                "--outputs", type=click.Choice(["logits", "probabilities", "labels"]), help="What it returns."
+            ),
+            click.option("--classes", type=int, help="How many there are, where the network returns labels."),
         )
     ):
         command = option(command)

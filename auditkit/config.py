@@ -68,7 +68,9 @@ class Settings(BaseModel):
     input_range: Numbers = "1"
     channel_order: Literal["rgb", "bgr"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
-    outputs: Literal["logits", "probabilities"] = "logits"
+    outputs: Literal["logits", "probabilities", "labels"] = "logits"
+    classes: Annotated[int, Field(ge=1)] | None = None
+    """How many there are at least; for a network that returns labels, which does not tell."""
 
     labels: Path | None = None
     resize: Size | None = None
@@ -96,12 +98,15 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
         if name not in Settings.model_fields:
             raise UsageError(f"there is no setting {name!r}{did_you_mean(name, Settings.model_fields)}")
     try:
-        return Settings.model_validate(dict(values))
+        settings = Settings.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"{where} = {first['input']!r}: {message[0].lower()}{message[1:]}") from None
+    if settings.classes is not None and settings.outputs != "labels":
+        raise UsageError("classes goes with outputs = labels; other networks tell by the number of their outputs")
+    return settings
 
 
 def read_config(path: Path) -> dict[str, Any]:

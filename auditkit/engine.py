@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
 import torch
 
 from auditkit.check import Finished
@@ -65,11 +66,17 @@ class Execution:
         return fingerprint(digest for shard in self.shards for digest in shard.digests)
 
 
+Elsewhere = Callable[[Workbench, Store, Sequence[Task], Progress], dict[str, str]]
+"""A way to do tasks in other processes; it returns failures by check key."""
+
+
 def missing_capability(planned: Planned, model: Model) -> str | None:
     """Return why a check cannot run on this model, None where it can."""
     missing = planned.check.spec.needs - model.capabilities
     if Capability.GRADIENTS in missing:
         return f"it needs gradients, and the model gives none: {model.no_gradients}"
+    if Capability.SCORES in missing:
+        return "it needs scores, and the model gives labels only"
     return f"it needs {', '.join(sorted(need.value for need in missing))}" if missing else None
 
 
@@ -78,7 +85,7 @@ def execute(
     plan: Sequence[Planned],
     store: Store,
     progress: Progress,
-    elsewhere: Callable[[Workbench, Store, Sequence[Task], Progress], dict[str, str]] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Execution:
     """Do every unit of the plan that the store does not hold yet.
 
@@ -99,20 +106,49 @@ def execute(
         if elsewhere is not None:
             pending += _tasks(bench, independent, index, execution, store, progress)
             continue
-        for plan_part in (independent, reading):
-            for task in _tasks(bench, plan_part, index, execution, store, progress):
-                if task.planned.key in execution.failures:
-                    progress.advance(len(read.samples), task.planned.key)
-                elif (failure := run_task(bench, store, task, read.samples, progress)) is not None:
-                    execution.failures[task.planned.key] = failure
-    if elsewhere is not None:
-        if pending:
-            execution.failures |= elsewhere(bench, store, pending, progress)
-        filled = [index for index, shard in enumerate(execution.shards) if shard.ids]
-        pending = [task for index in filled for task in _tasks(bench, reading, index, execution, store, progress)]
-        if pending:
-            execution.failures |= elsewhere(bench, store, pending, progress)
+        tasks = _tasks(bench, independent, index, execution, store, progress)
+        _do_here(bench, store, tasks, read.samples, execution.failures, progress)
+    if pending and elsewhere is not None:
+        execution.failures |= elsewhere(bench, store, pending, progress)
+    _read(bench, reading, execution, store, progress, elsewhere)
     return execution
+
+
+def _read(
+    bench: Workbench,
+    reading: Sequence[Planned],
+    execution: Execution,
+    store: Store,
+    progress: Progress,
+    elsewhere: Elsewhere | None,
+) -> None:
+    """Run the checks that read others, now that it is known of every shard which of those failed."""
+    filled = [index for index, shard in enumerate(execution.shards) if shard.ids]
+    pending = {index: _tasks(bench, reading, index, execution, store, progress) for index in filled}
+    if elsewhere is not None:
+        tasks = [task for index in filled for task in pending[index]]
+        execution.failures |= elsewhere(bench, store, tasks, progress) if tasks else {}
+        return
+    for index in filled:
+        if pending[index]:
+            samples = bench.read(*bench.shards[index]).samples
+            _do_here(bench, store, pending[index], samples, execution.failures, progress)
+
+
+def _do_here(
+    bench: Workbench,
+    store: Store,
+    tasks: Sequence[Task],
+    samples: Samples,
+    failures: dict[str, str],
+    progress: Progress,
+) -> None:
+    """Do the tasks of one shard in this process, but for those of checks that failed before."""
+    for task in tasks:
+        if task.planned.key in failures:
+            progress.advance(len(samples), task.planned.key)
+        elif (failure := run_task(bench, store, task, samples, progress)) is not None:
+            failures[task.planned.key] = failure
 
 
 def _learn(bench: Workbench, learners: Sequence[Planned], execution: Execution, store: Store) -> None:
@@ -213,12 +249,17 @@ def run_task(bench: Workbench, store: Store, task: Task, samples: Samples, progr
 
     try:
         lesson = store.get_lesson(task.lesson) if task.lesson is not None else None
+        judged, rows = samples, np.ones(len(samples), dtype=bool)
         if task.planned.check.spec.scope == "dataset":
-            samples = samples.take(torch.from_numpy(bench.held_out(samples.ids)))
+            rows = bench.held_out(samples.ids)
+            judged = samples.take(torch.from_numpy(rows))
         finished = {
-            planned.key: Finished(planned.check, store.get(digest).findings.columns) for planned, digest in task.reads
+            planned.key: Finished(
+                planned.check, {name: column[rows] for name, column in store.get(digest).findings.columns.items()}
+            )
+            for planned, digest in task.reads
         }
-        unit = bench.run(task.planned, samples, advance, lesson, finished)
+        unit = bench.run(task.planned, judged, advance, lesson, finished)
     except AuditError as error:
         return str(error)
     finally:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from auditkit.budgets import parse_budget
-from auditkit.check import Exhibit, Findings, Metric, Spec
+from auditkit.check import Curve, Exhibit, Findings, Metric, Spec
 from auditkit.errors import ExecutionError
 from auditkit.result import CurveRecord, FlagRecord, PointRecord
-from auditkit.stats import Estimate, mean, proportion
+from auditkit.stats import Estimate, mean, median, proportion
 
 __all__ = ["check_columns", "curves", "flags", "join_columns", "metrics", "top_exhibits"]
 
 Columns = Mapping[str, npt.NDArray[Any]]
+
+# A curve over a column has this many points between the smallest and the largest value, and x to so many digits.
+_CURVE_POINTS = 24
+_CURVE_DIGITS = 3
 
 
 def check_columns(spec: Spec, findings: Findings, n: int) -> None:
@@ -46,6 +51,10 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
             raise ExecutionError(f"{spec.id} returned no column {metric.column}, which its metric {metric.name} needs")
         for suffix, column in named:
             _check_values(spec, metric, suffix, column, findings.columns)
+    for curve in spec.curves:
+        for name in filter(None, (curve.column, curve.among)):
+            if name not in findings.columns:
+                raise ExecutionError(f"{spec.id} returned no column {name}, which its curve of {curve.metric} needs")
 
 
 def _check_passes(spec: Spec, name: str, passes: object, n: int) -> None:
@@ -100,48 +109,74 @@ def metrics(spec: Spec, columns: Columns) -> tuple[dict[str, Estimate], dict[str
     estimates: dict[str, Estimate] = {}
     titles: dict[str, str] = {}
     for metric in spec.metrics:
-        named = _columns_of(metric, columns)
-        if all(suffix for suffix, _ in named):
-            largest = max(named, key=lambda item: parse_budget(item[0][1:]))
-            named = [("", largest[1]), *named]
-        for suffix, column in named:
+        found = _columns_of(metric, columns)
+        named = [(suffix, suffix, column) for suffix, column in found]
+        if all(suffix for suffix, _ in found):
+            largest, column = max(found, key=lambda item: parse_budget(item[0][1:]))
+            named = [("", largest, column), *named]
+        for name, suffix, column in named:
             among = _among(metric, suffix, columns)
             counted = column[among] if among is not None else column
             if counted.size:
-                estimates[metric.name + suffix] = _estimate(metric, counted)
-                titles[metric.name + suffix] = metric.title
+                estimates[metric.name + name] = _estimate(metric, counted)
+                titles[metric.name + name] = metric.title
     return estimates, titles
 
 
 def _estimate(metric: Metric, values: npt.NDArray[Any]) -> Estimate:
-    if metric.kind == "proportion":
-        return proportion(int(values.sum()), int(values.size))
-    return mean(values)
+    match metric.kind:
+        case "proportion":
+            return proportion(int(values.sum()), int(values.size))
+        case "mean":
+            return mean(values)
+        case "median":
+            return median(values)
 
 
-def curves(spec: Spec, estimates: Mapping[str, Estimate]) -> tuple[CurveRecord, ...]:
-    """Return the curves that the spec asks for, over all budgets that were measured; zero is the clean accuracy."""
-    records = []
-    for curve in spec.curves:
-        prefix = curve.metric + "@"
-        points = [
-            PointRecord(x=parse_budget(name[len(prefix) :]), label=name[len(prefix) :], estimate=estimate)
-            for name, estimate in estimates.items()
-            if name.startswith(prefix)
-        ]
-        if "clean_accuracy" in estimates:
-            points.append(PointRecord(x=0.0, label="0", estimate=estimates["clean_accuracy"]))
-        points.sort(key=lambda point: point.x)
-        records.append(
-            CurveRecord(
-                metric=curve.metric,
-                title=curve.title,
-                x_label=curve.x_label,
-                y_label=curve.metric.replace("_", " "),
-                points=tuple(points),
-            )
+def curves(
+    spec: Spec, estimates: Mapping[str, Estimate], columns: Columns = MappingProxyType({})
+) -> tuple[CurveRecord, ...]:
+    """Return the curves that the spec asks for: over all budgets that were measured, or over a column's values.
+
+    At zero a curve over budgets has the clean accuracy.
+    """
+    return tuple(
+        CurveRecord(
+            metric=curve.metric,
+            title=curve.title,
+            x_label=curve.x_label,
+            y_label=curve.metric.replace("_", " "),
+            points=tuple(_over_budgets(curve, estimates) if curve.column is None else _over_column(curve, columns)),
         )
-    return tuple(records)
+        for curve in spec.curves
+    )
+
+
+def _over_budgets(curve: Curve, estimates: Mapping[str, Estimate]) -> list[PointRecord]:
+    prefix = curve.metric + "@"
+    points = [
+        PointRecord(x=parse_budget(name[len(prefix) :]), label=name[len(prefix) :], estimate=estimate)
+        for name, estimate in estimates.items()
+        if name.startswith(prefix)
+    ]
+    if "clean_accuracy" in estimates:
+        points.append(PointRecord(x=0.0, label="0", estimate=estimates["clean_accuracy"]))
+    return sorted(points, key=lambda point: point.x)
+
+
+def _over_column(curve: Curve, columns: Columns) -> list[PointRecord]:
+    """Return the share that lies beyond zero, and beyond values evenly spread over the ranks of the column."""
+    assert curve.column is not None  # noqa: S101 (the caller looked)
+    values = columns[curve.column].astype(np.float64)
+    counted = columns[curve.among].astype(bool) if curve.among is not None else np.ones(len(values), dtype=bool)
+    values = np.where(np.isnan(values), np.inf, values)[counted]
+    finite = np.sort(values[np.isfinite(values)])
+    ranks = np.unique(np.linspace(0, max(len(finite) - 1, 0), _CURVE_POINTS).round().astype(int))[: len(finite)]
+    labels = [f"{value:.{_CURVE_DIGITS}g}" for value in finite[ranks]]
+    places = sorted({0.0: "0", **{float(label): label for label in labels}}.items())
+    return [
+        PointRecord(x=x, label=label, estimate=proportion(int((values > x).sum()), len(counted))) for x, label in places
+    ]
 
 
 def flags(spec: Spec, key: str, estimates: Mapping[str, Estimate]) -> tuple[FlagRecord, ...]:

@@ -20,7 +20,7 @@ data = "images"                    # a folder with a folder a class, an .npz wit
 # std = "imagenet"
 # channel_order = "bgr"
 # layout = "nhwc"
-# outputs = "probabilities"
+# outputs = "probabilities"        # or "labels", for a network that names a class and gives no scores
 
 preset = "standard"                # smoke (a minute), standard, full
 # checks = ["noise.*", "explain.saliency"]   # instead of the preset's

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy import special
 
-__all__ = ["CONFIDENCE", "Estimate", "images_to_decide", "mean", "proportion"]
+__all__ = ["CONFIDENCE", "Estimate", "images_to_decide", "mean", "median", "proportion"]
 
 CONFIDENCE = 0.95
 _MOST_IMAGES = 10_000_000
@@ -62,6 +62,29 @@ def mean(values: npt.NDArray[np.floating], confidence: float = CONFIDENCE) -> Es
     return Estimate(value=centre, low=centre - half, high=centre + half, n=int(values.size), method="Student t")
 
 
+def median(values: npt.NDArray[np.floating], confidence: float = CONFIDENCE) -> Estimate:
+    """Estimate a median of `values` (N,) with the exact interval between two of them, whatever their distribution.
+
+    The r-th smallest and the r-th largest value enclose the true median unless fewer than r of N fair coins fall one
+    way (David and Nagaraja 2003, section 7.1); r is the largest that keeps the confidence. Fewer than six values have
+    no such r at 95 %: their interval reaches from the smallest to the largest, which holds the median less often than
+    that (15 times of 16 for five values, never for a single one), and `method` says so.
+
+    Raises:
+        ValueError: `values` is empty or not finite.
+    """
+    values = np.sort(np.asarray(values, dtype=np.float64))
+    n = int(values.size)
+    if n == 0 or not np.isfinite(values).all():
+        raise ValueError("a median needs at least one value, and finite ones")
+    tail = (1 - confidence) / 2
+    left_out = int(np.searchsorted(special.bdtr(np.arange(n // 2), n, 0.5), tail, side="right"))
+    first = max(left_out - 1, 0)
+    low, high = float(values[first]), float(values[n - 1 - first])
+    method = "order statistics" if left_out else "smallest to largest value"
+    return Estimate(value=float(np.median(values)), low=low, high=high, n=n, method=method)
+
+
 def images_to_decide(estimate: Estimate, threshold: float, confidence: float = CONFIDENCE) -> int | None:
     """Return how many images would settle on which side of `threshold` the value lies, were it to stay as it is.
 
@@ -71,7 +94,7 @@ def images_to_decide(estimate: Estimate, threshold: float, confidence: float = C
     if distance == 0:
         return None
     if estimate.method != "Clopper-Pearson":
-        half = max(estimate.high - estimate.value, 0.0)
+        half = estimate.value - estimate.low if threshold < estimate.value else estimate.high - estimate.value
         needed = math.ceil(estimate.n * (half / distance) ** 2)
         return needed if needed <= _MOST_IMAGES else None
     decided, undecided = _MOST_IMAGES, estimate.n

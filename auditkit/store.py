@@ -23,6 +23,8 @@ from auditkit.errors import ExecutionError
 __all__ = ["Store", "Unit", "unit_digest", "write_atomically"]
 
 _META = "meta"
+# Before the names of a lesson's arrays, which numpy would else take for its own arguments.
+_LESSON = "lesson/"
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -82,7 +84,8 @@ class Store:
     def put_lesson(self, digest: str, lesson: Lesson) -> None:
         """Keep what a check learned."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **lesson)  # type: ignore[arg-type]
+        arrays: dict[str, Any] = {_LESSON + name: array for name, array in lesson.items()}
+        np.savez_compressed(buffer, **arrays)
         write_atomically(self._path(digest), buffer.getvalue())
 
     def get_lesson(self, digest: str) -> Lesson:
@@ -94,7 +97,7 @@ class Store:
         path = self._path(digest)
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+                return {name.removeprefix(_LESSON): arrays[name] for name in arrays.files}
         except _DAMAGE as error:
             raise _damaged(path, error) from error
 

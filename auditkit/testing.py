@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from auditkit.artifacts import Shelf
 from auditkit.attack import Attack
-from auditkit.check import Check, Findings, Panel, Spec
+from auditkit.check import Check, Findings, Finished, Learner, Lesson, Panel, Spec
 from auditkit.context import Context
 from auditkit.errors import AuditError
 from auditkit.findings import check_columns
@@ -32,7 +35,16 @@ from auditkit.samples import Samples
 from auditkit.streams import Streams
 from auditkit.threat import allowed
 
-__all__ = ["LinearModel", "assert_contract", "linear_distance", "run_check", "toy_model", "toy_origin", "toy_samples"]
+__all__ = [
+    "LinearModel",
+    "assert_contract",
+    "linear_distance",
+    "run_check",
+    "run_learn",
+    "toy_model",
+    "toy_origin",
+    "toy_samples",
+]
 
 _CPU = torch.device("cpu")
 _BATCH = 32
@@ -108,7 +120,10 @@ def toy_model(network: nn.Module, images: Tensor) -> Model:
 
 
 def toy_origin(attack: Attack, model: Model, samples: Samples, eps: float, seed: int = 0) -> Origin:
-    """Return what the driver would tell `attack` about first searches of all `samples` at this budget."""
+    """Return what the driver would tell `attack` about first searches of all `samples` at this budget.
+
+    `eps` is infinite for an attack that looks for the nearest success.
+    """
     return Origin(
         images=samples.images.clone(),
         labels=samples.labels.clone(),
@@ -125,27 +140,39 @@ def run_check(check: Check, model: Model, samples: Samples, **context: Any) -> F
     """Run a check on samples and hold its findings to the contract.
 
     `context` sets fields of the `Context`; the defaults are the check's id as key, seed 0, batch 32, and the model's
-    own float32 copy to search with.
+    own float32 copy to search with. A check that learns is given its `lesson` (see `run_learn`), one that reads others
+    what they `finished`, by key.
 
     Raises:
         ExecutionError: the findings break the contract, or the check itself raised one.
     """
+    model, ctx = _context(check, model, samples, context)
+    findings = check.run(model, samples, ctx)
+    check_columns(check.spec, findings, len(samples))
+    return findings
+
+
+def run_learn(check: Learner, model: Model, samples: Samples, **context: Any) -> Lesson:
+    """Let a check of scope `dataset` learn from samples; `context` is that of `run_check`."""
+    model, ctx = _context(check, model, samples, context)
+    return check.learn(model, samples, ctx)
+
+
+def _context(check: Check, model: Model, samples: Samples, chosen: Mapping[str, Any]) -> tuple[Model, Context]:
     values: dict[str, Any] = {
         "key": check.spec.id,
         "seed": 0,
         "batch": _BATCH,
         "search": model.exact,
         "started": time.monotonic(),
-        **context,
+        **chosen,
     }
     model = replace(model, batch=values["batch"])
     if model.exact is not None:
         model = replace(model, exact=replace(model.exact, batch=values["batch"]))
     if values["search"] is not None:
         values["search"] = replace(values["search"], batch=values["batch"])
-    findings = check.run(model, samples, Context(shelf=Shelf(model, samples), **values))
-    check_columns(check.spec, findings, len(samples))
-    return findings
+    return model, Context(shelf=Shelf(model, samples), **values)
 
 
 def assert_contract(
@@ -154,45 +181,63 @@ def assert_contract(
     options: Mapping[str, Any] | None = None,
     network: nn.Module | None = None,
     samples: Samples | None = None,
+    beside: Sequence[Check] = (),
 ) -> None:
     """Hold a check to the contract on a toy model: declaration, findings, determinism, and changing nothing.
+
+    A check of scope `dataset` learns from the first half of the samples and is judged on the rest; the same holds for
+    what it learns as for what it finds.
 
     Args:
         check: the class of a check, or one with its options chosen.
         options: options for a class; few steps keep the test short.
         network: a torch classifier; a `LinearModel` if None.
         samples: labelled images for it; some that it gets right and some wrong if None.
+        beside: checks of scope `sample` that run before, for a check that reads others.
 
     Raises:
         AssertionError: the check breaks the contract; the message says where.
     """
-    planned = _declared(check, options or {})
+    planned = _declared(check, options or {}, beside)
     network = (network if network is not None else LinearModel()).eval()
+    learns = planned.check.spec.scope == "dataset"
     if samples is None:
-        samples = toy_samples(_SAMPLES, network=network, wrong_every=4)
-    model = toy_model(network, samples.images)
-    trial = _Trial(planned.check, model, samples)
-    before = digest_state(network), samples.digests(), torch.get_rng_state(), _numpy_state()
-    findings = trial.run("the first run")
-    _hold_findings(planned.check.spec, findings, samples)
-    after = digest_state(network), samples.digests(), torch.get_rng_state(), _numpy_state()
+        samples = toy_samples(2 * _SAMPLES if learns else _SAMPLES, network=network, wrong_every=4)
+    training = samples.take(range(len(samples) // 2)) if learns else None
+    judged = samples.take(range(len(samples) // 2, len(samples))) if learns else samples
+    trial = _Trial(planned.check, toy_model(network, samples.images), judged, training, tuple(beside))
+    before = digest_state(network), trial.digests(), torch.get_rng_state(), _numpy_state()
+    wanted = trial.run("the first run")
+    _hold_findings(planned.check.spec, wanted.findings, judged)
+    after = digest_state(network), trial.digests(), torch.get_rng_state(), _numpy_state()
     for what, old, new in zip(
         ("the model", "the images", "torch's random state", "numpy's"), before, after, strict=True
     ):
         same = torch.equal(old, new) if isinstance(old, Tensor) and isinstance(new, Tensor) else old == new
         _hold(same, f"the check changed {what}")
-    _hold_same(findings, trial.run("a second run"), "a second run with the same seed")
+    _hold_same(wanted, trial.run("a second run"), "a second run with the same seed")
     for batch in (1, 3, 8):
-        _hold_same(findings, trial.run(f"batch {batch}", batch=batch), f"a batch of {batch}")
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(1)).tolist()
-    shuffled = _Trial(planned.check, model, samples.take(order)).run("shuffled samples")
-    _hold_same(_permuted(findings, order), shuffled, "shuffled samples")
+        _hold_same(wanted, trial.run(f"batch {batch}", batch=batch), f"a batch of {batch}")
+    # Turned round, so that the first sample is another one.
+    order: list[int] = torch.randperm(len(judged), generator=torch.Generator().manual_seed(1)).tolist()[::-1]
+    turned = None if training is None else training.take(range(len(training))[::-1])
+    shuffled = replace(trial, samples=judged.take(order), training=turned).run("shuffled samples")
+    _hold_same(replace(wanted, findings=_permuted(wanted.findings, order)), shuffled, "shuffled samples")
     trial.run("another seed", seed=1)
-    if Capability.GRADIENTS not in planned.check.spec.needs:
-        blind = replace(model, exact=None, no_gradients="this toy gives none")
-        _Trial(planned.check, blind, samples).run("a model without gradients (the spec does not need them)")
+    if beside:
+        replace(trial, beside=()).run("nothing to read (no check that it reads was run)")
+    _hold_without_gradients(trial)
     if isinstance(planned.check, Attack):
-        _hold_budget(planned.check, model, samples)
+        _hold_budget(planned.check, trial.model, judged)
+
+
+def _hold_without_gradients(trial: _Trial) -> None:
+    if Capability.GRADIENTS in trial.check.spec.needs:
+        return
+    blind = replace(trial.model, exact=None, no_gradients="this toy gives none")
+    beside = tuple(check for check in trial.beside if Capability.GRADIENTS not in check.spec.needs)
+    situation = "a model without gradients (the spec does not need them)"
+    replace(trial, model=blind, beside=beside).run(situation)
 
 
 def _hold(condition: bool, message: str) -> None:
@@ -201,19 +246,48 @@ def _hold(condition: bool, message: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Outcome:
+    findings: Findings
+    lesson: Lesson
+
+
+@dataclasses.dataclass(frozen=True)
 class _Trial:
     check: Check
     model: Model
     samples: Samples
+    training: Samples | None
+    """None for a check that does not learn."""
+    beside: tuple[Check, ...]
 
-    def run(self, situation: str, **context: Any) -> Findings:
+    def digests(self) -> tuple[str, ...]:
+        return self.samples.digests() + (self.training.digests() if self.training is not None else ())
+
+    def run(self, situation: str, **context: Any) -> _Outcome:
         try:
-            return run_check(self.check, self.model, self.samples, **context)
+            if self.beside:
+                context["finished"] = {other.spec.id: self._finished(other, context) for other in self.beside}
+            lesson: Lesson = {}
+            if self.training is not None:
+                lesson = run_learn(cast(Learner, self.check), self.model, self.training, **context)
+                _hold_lesson(self.check.spec, lesson)
+            return _Outcome(run_check(self.check, self.model, self.samples, lesson=lesson, **context), lesson)
         except AuditError as error:
             raise AssertionError(f"{situation}: {error}") from error
 
+    def _finished(self, other: Check, context: Mapping[str, Any]) -> Finished:
+        return Finished(other, run_check(other, self.model, self.samples, **context).columns)
 
-def _declared(check: type[Any] | Check, options: Mapping[str, Any]) -> Planned:
+
+def _hold_lesson(spec: Spec, lesson: object) -> None:
+    named = isinstance(lesson, Mapping) and all(
+        isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
+        for name, array in lesson.items()
+    )
+    _hold(named, f"{spec.id}: learn returns named arrays of numbers, not {lesson!r}")
+
+
+def _declared(check: type[Any] | Check, options: Mapping[str, Any], beside: Sequence[Check]) -> Planned:
     kind: Any = check if isinstance(check, type) else type(check)
     name = kind.__name__
     _hold(dataclasses.is_dataclass(kind), f"{name} is not a dataclass")
@@ -222,6 +296,10 @@ def _declared(check: type[Any] | Check, options: Mapping[str, Any]) -> Planned:
     if not isinstance(spec, Spec):
         raise AssertionError(f"{name} has no spec of type Spec")
     _hold_spec(name, spec)
+    _hold_methods(name, kind)
+    for other in beside:
+        reads = any(fnmatch.fnmatchcase(other.spec.id, pattern) for pattern in spec.reads)
+        _hold(reads, f"{spec.id} does not read {other.spec.id}: it reads {', '.join(spec.reads) or 'nothing'}")
     try:
         for preset, chosen in spec.presets.items():
             _hold(preset in PRESETS, f"{name} names a preset {preset!r}; there are {', '.join(PRESETS)}")
@@ -236,6 +314,12 @@ def _declared(check: type[Any] | Check, options: Mapping[str, Any]) -> Planned:
         raise AssertionError(f"the options of {name} are not plain data that can be read back: {error}") from error
     _hold(again == planned.check, f"the options of {name} do not survive being stored as {text}")
     return planned
+
+
+def _hold_methods(name: str, kind: type[Any]) -> None:
+    _hold(callable(getattr(kind, "run", None)), f"{name} has no method run")
+    if kind.spec.scope == "dataset":
+        _hold(callable(getattr(kind, "learn", None)), f"{name} has scope dataset and no method learn")
 
 
 def _hold_spec(name: str, spec: Spec) -> None:
@@ -281,20 +365,28 @@ def _is_picture(panel: Panel) -> bool:
             return array.dtype == np.float32 and array.ndim == 2 and bool((array >= 0).all())
 
 
-def _hold_same(wanted: Findings, got: Findings, situation: str) -> None:
-    _hold(list(wanted.columns) == list(got.columns), f"{situation} gave other columns")
-    pairs = {name: (column, got.columns[name]) for name, column in wanted.columns.items()}
+def _hold_same(wanted: _Outcome, got: _Outcome, situation: str) -> None:
+    _hold(sorted(wanted.lesson) == sorted(got.lesson), f"{situation} taught arrays of other names")
+    for name, array in wanted.lesson.items():
+        _hold(_equal(array, got.lesson[name]), f"{situation} taught another {name}")
+    old, new = wanted.findings, got.findings
+    _hold(list(old.columns) == list(new.columns), f"{situation} gave other columns")
+    pairs = {name: (column, new.columns[name]) for name, column in old.columns.items()}
     for name in ("forwards", "backwards"):
-        pairs[name] = getattr(wanted, name), getattr(got, name)
-    for name, (old, new) in pairs.items():
-        if old is None or new is None:
-            _hold(old is new, f"{situation} gave or left out {name}")
+        pairs[name] = getattr(old, name), getattr(new, name)
+    for name, (before, now) in pairs.items():
+        if before is None or now is None:
+            _hold(before is now, f"{situation} gave or left out {name}")
             continue
-        same = old.dtype == new.dtype and np.array_equal(old, new, equal_nan=old.dtype.kind == "f")
-        _hold(same, f"{situation} gave another {name}: {new.tolist()}; wanted {old.tolist()}")
-    shown = [(exhibit.sample, exhibit.caption, exhibit.score) for exhibit in wanted.exhibits]
-    shown_now = [(exhibit.sample, exhibit.caption, exhibit.score) for exhibit in got.exhibits]
+        text = f"{situation} gave another {name}: {now.tolist()}; wanted {before.tolist()}"
+        _hold(_equal(before, now), text)
+    shown = [(exhibit.sample, exhibit.caption, exhibit.score) for exhibit in old.exhibits]
+    shown_now = [(exhibit.sample, exhibit.caption, exhibit.score) for exhibit in new.exhibits]
     _hold(shown == shown_now, f"{situation} gave other exhibits: {shown_now}; wanted {shown}")
+
+
+def _equal(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> bool:
+    return old.dtype == new.dtype and np.array_equal(old, new, equal_nan=old.dtype.kind == "f")
 
 
 def _permuted(findings: Findings, order: Sequence[int]) -> Findings:
@@ -325,12 +417,23 @@ class _Watched(Queries):
 
 
 def _hold_budget(attack: Attack, model: Model, samples: Samples) -> None:
-    """Drive every sample to the end at every budget, whether it is fooled or not."""
-    for eps in attack.eps:
-        budgets = torch.full((len(samples),), eps)
-        state = attack.start(toy_origin(attack, model, samples, eps))
-        for _ in range(attack.steps):
-            queries = _Watched(model.exact, model, samples.images, samples.labels, budgets, attack.norm)
-            state = attack.step(queries, state)
-            inside = allowed(attack.norm, budgets, samples.images, state.images)
-            _hold(bool(inside.all()), "the attack's state holds images outside its budget")
+    """Drive every sample to the end at every budget, whether it is fooled or not, and once more from where it ended."""
+    for eps in (math.inf,) if attack.nearest else attack.eps:
+        origin = toy_origin(attack, model, samples, eps)
+        ended = _driven(attack, model, samples, origin)
+        if not attack.nearest:
+            _driven(attack, model, samples, replace(origin, points=ended, warm=torch.ones_like(origin.warm)))
+
+
+def _driven(attack: Attack, model: Model, samples: Samples, origin: Origin) -> Tensor:
+    """Return where the rows stand after all steps, none of them outside its budget."""
+    reach = torch.full_like(origin.eps, torch.inf) if attack.nearest else None
+    budgets, state = origin.eps.clone(), attack.start(origin)
+    for _ in range(attack.steps):
+        queries = _Watched(model.exact, model, samples.images, samples.labels, budgets, attack.norm, reach)
+        state = attack.step(queries, state)
+        reach = queries.reach
+        inside = allowed(attack.norm, budgets, samples.images, state.images)
+        _hold(bool(inside.all()), "the attack's state holds images outside its budget")
+    ended: Tensor = state.images.clone()
+    return ended

@@ -121,7 +121,10 @@ class Workbench:
         def attempt(batch: int) -> Lesson:
             model, context = self._context(planned, samples, batch, began)
             lesson = cast(Learner, planned.check).learn(model, samples, context)
-            if not all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" for array in lesson.values()):
+            if not all(
+                isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
+                for name, array in lesson.items()
+            ):
                 raise ExecutionError(f"{planned.key} learned something else than named arrays of numbers")
             return lesson
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from scripted_attacks import InTurn, Scripted, State, closing_in, scripted, searching_with, some_way
+from torch import nn
 
-from auditkit import ATTACK_METRICS, Attack, Findings, FlagRule, Metric, Spec
 from auditkit.context import TimeLimitError
-from auditkit.models.base import Batching, Differentiable
-from auditkit.models.preprocess import Preprocessed, Preprocessing
+from auditkit.models.base import Batching
+from auditkit.models.preprocess import Preprocessing
 from auditkit.models.torch_files import load_module
 from auditkit.models.tryout import try_out
-from auditkit.testing import LinearModel, assert_contract, linear_distance, run_check, toy_model, toy_samples
+from auditkit.testing import LinearModel, linear_distance, run_check, toy_model, toy_samples
+from auditkit.threat import distance
 from auditkit_plugins.fgsm import FGSM
 from auditkit_plugins.pgd import PGD
 from auditkit_plugins.random_noise import GaussianNoise, UniformNoise
 
 GREY = 1 / 255
+# Every attacked image is shown to the model again as a PNG and as a JPEG would give it back.
+STORED = 2
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +49,6 @@ def pair():
     network = LinearModel(classes=2, seed=1)
     samples = toy_samples(40, seed=2, network=network)
     return network, samples, toy_model(network, samples.images)
-
-
-def spec(name="noise.made_up"):
-    return Spec(id=name, title="t", why="w", metrics=ATTACK_METRICS)
-
-
-def searching_with(network):
-    return Differentiable(Preprocessed(network, Preprocessing()).requires_grad_(False), "another network")
 
 
 def wants(findings, wanted, decided, column="fooled"):
@@ -101,47 +95,15 @@ class TestClosedForms:
         assert before.any()
 
 
-@dataclass(frozen=True)
-class State:
-    images: Tensor
-    labels: Tensor
-    eps: Tensor
-    step: Tensor
-    given_up: Tensor
+class Liar(nn.Module):
+    """Says the opposite of another network, about clean images, too."""
 
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
 
-@dataclass(frozen=True)
-class Scripted(Attack):
-    """An attack on the shortest way to another class, whose manners the tests choose."""
-
-    spec: ClassVar[Spec] = spec()
-    network: ClassVar[LinearModel]
-    eps: tuple[float, ...] = (0.1,)
-    rounds: int = 3
-
-    @property
-    def norm(self):
-        return "linf"
-
-    @property
-    def steps(self):
-        return self.rounds
-
-    def start(self, origin):
-        labels = origin.labels
-        return State(origin.images, labels, origin.eps, torch.zeros_like(labels), labels < 0)
-
-    def toward(self, images, labels, length):
-        """Move every colour value by `length` toward the class that is nearest in this direction."""
-        weight = self.network.weight.detach()
-        target = (labels + 1) % len(weight)
-        return images + (weight[target] - weight[labels]).sign().view_as(images) * length
-
-
-def scripted(network, step, **options):
-    """Return a scripted attack whose `step(self, model, state)` is given."""
-    kind = dataclass(frozen=True)(type("Made", (Scripted,), {"network": network, "step": step, "__annotations__": {}}))
-    return kind(**options)
+    def forward(self, images):
+        return -self.network(images)
 
 
 class TestTheJudge:
@@ -220,7 +182,7 @@ class TestTheJudge:
 
         findings = run_check(scripted(network, ask_thrice), model, samples, batch=7)
         np.testing.assert_array_equal(findings.columns["fooled"], findings.columns["clean_correct"])
-        assert (findings.forwards[findings.columns["fooled"]] == 1 + 3 + 1).all()
+        assert (findings.forwards[findings.columns["fooled"]] == 1 + 3 + 1 + STORED).all()
 
     def test_a_success_that_was_never_asked_about_is_found_at_the_end(self, network, model, samples):
         def silent(self, model, state):
@@ -228,7 +190,7 @@ class TestTheJudge:
 
         findings = run_check(scripted(network, silent, rounds=1), model, samples)
         np.testing.assert_array_equal(findings.columns["fooled"], findings.columns["clean_correct"])
-        assert (findings.forwards[findings.columns["fooled"]] == 2).all()
+        assert (findings.forwards[findings.columns["fooled"]] == 1 + 1 + STORED).all()
 
     def test_what_only_the_search_copy_believes_is_refuted_and_the_search_goes_on(self, network, model, samples):
         other = LinearModel(classes=4, seed=99)
@@ -254,12 +216,8 @@ class TestTheJudge:
         assert not (misled["fooled"] & ~honest["fooled"]).any()
 
     def test_a_search_copy_that_believes_everything_proves_nothing(self, network, model, samples):
-        class Liar(nn.Module):
-            def forward(self, images):
-                return -network(images)
-
         still = scripted(network, lambda self, model, state: (model.logits(state.images), state)[1])
-        findings = run_check(still, model, samples, search=searching_with(Liar())).columns
+        findings = run_check(still, model, samples, search=searching_with(Liar(network))).columns
         assert not findings["fooled"].any()
         assert (findings["refuted"][findings["clean_correct"]] == 3).all()
 
@@ -270,6 +228,162 @@ class TestTheJudge:
         assert (findings.forwards[wrong] == 1).all()
         assert (findings.backwards[wrong] == 0).all()
         assert not findings.columns["robust"][wrong].any()
+
+
+def needs_exactly(network, samples, times):
+    """Return a start for attacks in search of the nearest success: `eps` is what each image needs, `times` over."""
+    least = times * linear_distance(network, samples.images, samples.labels, "linf").float()
+
+    def start(self, origin):
+        away = (origin.images.flatten(1)[:, None] - samples.images.flatten(1)).abs().sum(2)
+        return replace(Scripted.start(self, origin), eps=least[away.argmin(1)])
+
+    return start
+
+
+def at_lengths(*lengths):
+    """Return a step that asks at these multiples of `eps`, one a step; a tuple of them is one query."""
+    table = torch.tensor([length if isinstance(length, tuple) else (length,) for length in lengths])
+
+    def step(self, model, state):
+        asked = (table[state.step] * state.eps.unsqueeze(1)).view(*state.eps.shape, -1, 1, 1, 1)
+        images = torch.stack([self.toward(state.clean, state.labels, far) for far in asked.unbind(1)], 1)
+        model.logits(images.flatten(0, 1))
+        return replace(state, images=state.clean, step=state.step + 1)
+
+    return step
+
+
+class TestTheNearest:
+    """An attack that looks for the nearest success has no budget; the core keeps the nearest and has it confirmed."""
+
+    def run(self, pair, lengths, times=1.0, search=None, eps=(GREY, 2 * GREY), **options):
+        network, samples, model = pair
+        start = needs_exactly(network, samples, times)
+        options = {"rounds": len(lengths), "start": start, **options}
+        attack = scripted(network, at_lengths(*lengths), nearest=True, eps=eps, **options)
+        context = {} if search is None else {"search": searching_with(search)}
+        least = linear_distance(network, samples.images, samples.labels, "linf").numpy()
+        return run_check(attack, model, samples, **context), least
+
+    def test_it_keeps_the_nearest_of_all_successes_and_runs_all_its_steps(self, pair):
+        findings, least = self.run(pair, (0.9, 3.0, 1.2, 2.0, 1.05, 1.5))
+        correct, columns = findings.columns["clean_correct"], findings.columns
+        np.testing.assert_array_equal(columns["found"], correct)
+        np.testing.assert_allclose(columns["distance"][correct], 1.05 * least[correct], rtol=1e-4)
+        assert (columns["steps"][correct] == 6).all()
+        assert (findings.forwards[correct] == 1 + 6 + 1 + STORED * columns["fooled"][correct]).all()
+        for name, eps in (("1/255", GREY), ("2/255", 2 * GREY)):
+            np.testing.assert_array_equal(columns[f"fooled@{name}"], correct & (1.05 * least <= eps))
+        assert 0 < columns["fooled@1/255"].sum() < columns["fooled"].sum() < correct.sum()
+
+    def test_the_nearest_of_several_candidates_counts_wherever_it_stands(self, pair):
+        findings, least = self.run(pair, ((1.5, 1.1, 0.9), (1.4, 2.0, 1.2)))
+        turned, _ = self.run(pair, ((0.9, 1.4, 2.0), (1.1, 1.2, 1.5)))
+        correct = findings.columns["clean_correct"]
+        np.testing.assert_allclose(findings.columns["distance"][correct], 1.1 * least[correct], rtol=1e-4)
+        np.testing.assert_array_equal(turned.columns["distance"], findings.columns["distance"])
+
+    def test_the_nearest_of_several_queries_of_one_step_counts_in_any_order(self, pair):
+        def asking_one_by_one(*lengths):
+            steps = [at_lengths(length) for length in lengths]
+
+            def step(self, model, state):
+                for ask in steps:
+                    ask(self, model, replace(state, step=torch.zeros_like(state.step)))
+                return state
+
+            return step
+
+        network, samples, model = pair
+        least = linear_distance(network, samples.images, samples.labels, "linf").numpy()
+        for lengths in ((2.0, 1.1, 0.5), (1.1, 2.0, 1.5)):
+            start = needs_exactly(network, samples, 1.0)
+            attack = scripted(network, asking_one_by_one(*lengths), nearest=True, start=start, rounds=1)
+            findings = run_check(attack, model, samples)
+            correct = findings.columns["clean_correct"]
+            np.testing.assert_allclose(findings.columns["distance"][correct], 1.1 * least[correct], rtol=1e-4)
+
+    def test_a_success_outside_every_budget_is_found_and_fools_at_none(self, pair):
+        findings, least = self.run(pair, (1.5,), eps=(GREY / 100,))
+        correct = findings.columns["clean_correct"]
+        np.testing.assert_array_equal(findings.columns["found"], correct)
+        np.testing.assert_allclose(findings.columns["distance"][correct], 1.5 * least[correct], rtol=1e-4)
+        assert not findings.columns["fooled"].any()
+        assert (findings.columns["overstepped"] == 0).all()
+
+    def test_every_restart_is_made_and_the_best_of_them_counts(self, pair):
+        network, samples, _ = pair
+        begin = needs_exactly(network, samples, 1.0)
+
+        def start(self, origin):
+            state = begin(self, origin)
+            return replace(state, eps=state.eps * torch.tensor([3.0, 1.1, 2.0])[origin.restart])
+
+        findings, least = self.run(pair, (1.0, 1.0), start=start, restarts=3, eps=(1.0,))
+        correct = findings.columns["clean_correct"]
+        np.testing.assert_allclose(findings.columns["distance"][correct], 1.1 * least[correct], rtol=1e-4)
+        assert (findings.forwards[correct] == 1 + 3 * (2 + 1) + STORED).all()
+
+    def test_a_row_that_is_given_up_leaves_with_what_it_has(self, pair):
+        step = at_lengths(2.0, 1.5, 1.1)
+
+        def hasty(self, model, state):
+            state = step(self, model, state)
+            return replace(state, given_up=state.step == 2)
+
+        network, samples, model = pair
+        attack = scripted(network, hasty, nearest=True, start=needs_exactly(network, samples, 1.0), rounds=3)
+        findings = run_check(attack, model, samples)
+        least = linear_distance(network, samples.images, samples.labels, "linf").numpy()
+        correct = findings.columns["clean_correct"]
+        np.testing.assert_allclose(findings.columns["distance"][correct], 1.5 * least[correct], rtol=1e-4)
+        assert (findings.columns["steps"][correct] == 2).all()
+
+    def test_what_the_deployed_model_does_not_confirm_is_pushed_out_until_it_does(self, pair):
+        """The search copy's boundary is a little nearer for one class and a little further for the other."""
+        network, samples, model = pair
+        copy = LinearModel(classes=2, seed=1)
+        with torch.no_grad():
+            copy.bias += torch.tensor([0.4, -0.4])
+        at_copy = linear_distance(copy, samples.images, samples.labels, "linf").numpy()
+        # The last step finds nothing: what is pushed is what an earlier one found.
+        start = needs_exactly(copy, samples, 1.0)
+        attack = scripted(network, at_lengths(1.0005, 0.5), nearest=True, start=start, rounds=2, eps=(1.0,))
+        columns = run_check(attack, model, samples, search=searching_with(copy)).columns
+        least = linear_distance(network, samples.images, samples.labels, "linf").numpy()
+        seen = columns["clean_correct"] & (at_copy > 0)
+        excess = least[seen] / (1.0005 * at_copy[seen])
+        assert (excess < 0.95).any()
+        assert (excess > 1.05).any()
+        assert seen.sum() > 20
+        within = excess < 5
+        np.testing.assert_array_equal(columns["found"][seen][within], True)
+        np.testing.assert_array_equal(columns["refuted"][seen] > 0, excess > 1)
+        moved, easy = columns["distance"][seen], excess < 1
+        np.testing.assert_allclose(moved[easy], 1.0005 * at_copy[seen][easy], rtol=1e-4)
+        pushed = ~easy & within
+        assert (moved[pushed] >= 0.9999 * least[seen][pushed]).all()
+        slightly = ~easy & (excess < 1.3)
+        assert slightly.any()
+        assert (moved[slightly] <= 1.31 * least[seen][slightly]).all()
+        np.testing.assert_array_equal(columns["attacked_label"][columns["found"]], 1 - samples.labels[columns["found"]])
+
+    def test_what_the_deployed_model_never_confirms_is_no_success(self, pair):
+        findings, _ = self.run(pair, (0.1, 0.05), search=Liar(pair[0]))
+        correct = findings.columns["clean_correct"]
+        assert not findings.columns["found"].any()
+        assert not findings.columns["fooled"].any()
+        assert np.isnan(findings.columns["distance"]).all()
+        assert (findings.columns["refuted"][correct] > 0).all()
+        judged = findings.forwards[correct] - 1 - 2
+        np.testing.assert_array_equal(judged, 1 + findings.columns["refuted"][correct])
+
+    def test_the_clean_image_is_no_success_however_wrong_the_search_copy_is_about_it(self, pair):
+        findings, _ = self.run(pair, ((0.0, 0.0), (0.0, 0.0)), search=Liar(pair[0]))
+        assert not findings.columns["found"].any()
+        assert (findings.columns["refuted"] == 0).all()
+        assert (findings.forwards[findings.columns["clean_correct"]] == 1 + 4 + 1).all()
 
 
 def test_a_twin_that_disagrees_with_the_deployed_model_lends_it_no_gradients(network, samples):
@@ -309,12 +423,35 @@ def test_no_bit_of_a_row_depends_on_the_size_of_its_batch(body):
         assert torch.equal(model.exact.gradient(images[-size:], lambda logits: logits.amax(1))[1], gradients[-size:])
 
 
+BUDGETS = (0.5 * GREY, GREY, 2 * GREY)
+NEAREST = scripted(
+    LinearModel(classes=4, seed=3), closing_in, start=some_way, nearest=True, eps=BUDGETS, rounds=6, restarts=2
+)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0", "area"])
+def test_no_bit_of_a_distance_depends_on_the_size_of_its_batch(norm):
+    """Images are large enough here for torch to split a single one among its threads."""
+    clean, attacked = (toy_samples(6, seed=seed, shape=(3, 128, 128)).images for seed in (1, 2))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        whole = distance(norm, clean, attacked)
+        for row in range(6):
+            assert torch.equal(distance(norm, clean[row : row + 1], attacked[row : row + 1])[0], whole[row]), row
+    finally:
+        torch.set_num_threads(threads)
+
+
 ATTACKS = {
     "pgd": PGD(eps=(0.5 * GREY, GREY, 2 * GREY), steps=4, restarts=2),
     "pgd l2": PGD(eps=(0.05, 0.1), norm="l2", steps=4),
     "fgsm": FGSM(eps=(GREY, 2 * GREY)),
     "gaussian": GaussianNoise(eps=(8 * GREY, 32 * GREY), draws=4),
     "uniform": UniformNoise(eps=(8 * GREY, 32 * GREY), draws=4),
+    "sweep": PGD(eps=tuple(GREY * step / 4 for step in range(1, 10)), steps=5, restarts=2),
+    "nearest": NEAREST,
+    "cascade": InTurn((FGSM(eps=BUDGETS), NEAREST, PGD(eps=BUDGETS, steps=3))),
 }
 
 
@@ -415,15 +552,9 @@ def test_a_state_with_other_rows_is_an_error_that_names_the_method(network, mode
     if method == "step":
         attack = scripted(network, lambda self, model, state: halve(state))
     else:
-        plain = scripted(network, lambda self, model, state: state)
-        kind = dataclass(frozen=True)(
-            type(
-                "Short",
-                (type(plain),),
-                {"start": lambda self, *a: halve(Scripted.start(self, *a)), "__annotations__": {}},
-            )
+        attack = scripted(
+            network, lambda self, model, state: state, start=lambda self, origin: halve(Scripted.start(self, origin))
         )
-        attack = kind()
     with pytest.raises(TypeError, match=rf"^{method} was given 27 rows and returned a state of 13$"):
         run_check(attack, model, samples)
 
@@ -438,96 +569,3 @@ def test_a_search_without_end_is_stopped_at_its_time_limit(network, model, sampl
     endless = scripted(network, lambda self, model, state: state, rounds=10**9)
     with pytest.raises(TimeLimitError, match=r"time limit of 0\.05 s"):
         run_check(endless, model, samples, time_limit=0.05)
-
-
-class TestTheContract:
-    """`assert_contract` finds what plugin authors get wrong."""
-
-    def test_an_honest_attack_keeps_it(self):
-        assert_contract(PGD, options={"steps": 4, "restarts": 2, "eps": "1/255, 0.0123456789"})
-        assert_contract(FGSM(eps=(GREY, 2 * GREY)))
-
-    @pytest.mark.parametrize(
-        ("step", "words"),
-        [
-            (lambda self, model, state: replace(state, images=state.images + 1), "outside its budget"),
-            (lambda self, model, state: (model.logits(state.images * 0), state)[1], "outside its budget"),
-            (
-                lambda self, model, state: (
-                    model.logits(state.images + 0.05 * torch.rand_like(state.images).sub(0.5)),
-                    state,
-                )[1],
-                "changed torch's random state",
-            ),
-            (
-                lambda self, model, state: (
-                    model.logits((state.images + 0.1 * (state.images.mean() > 0.5001)).clamp(0, 1)),
-                    state,
-                )[1],
-                "gave another",
-            ),
-            (lambda self, model, state: (state.images.mul_(0.5), state)[1], "outside its budget"),
-            (
-                lambda self, model, state: (
-                    model.gradient(state.images, lambda logits: logits.sum(1)),
-                    state,
-                )[1],
-                "without gradients",
-            ),
-        ],
-    )
-    def test_a_breach_of_an_attack_is_named(self, network, step, words):
-        with pytest.raises(AssertionError, match=words):
-            assert_contract(scripted(network, step), network=network)
-
-    @pytest.mark.parametrize(
-        ("spoil", "words"),
-        [
-            (lambda network, samples: samples.images.mul_(0.5), "changed the images"),
-            (lambda network, samples: network.weight.data.mul_(2), "changed the model"),
-            (lambda network, samples: network.train(), "changed the model"),
-            (lambda network, samples: torch.rand(1), "changed torch's random state"),
-            (lambda network, samples: np.random.random(), "changed numpy's"),  # noqa: NPY002
-        ],
-    )
-    def test_a_check_that_leaves_traces_is_named(self, spoil, words):
-        network = LinearModel()
-
-        @dataclass(frozen=True)
-        class Careless:
-            spec: ClassVar[Spec] = Spec("made.up", "t", "w", (Metric("ones", "one", "t"),))
-
-            def run(self, model, samples, ctx):
-                spoil(network, samples)
-                return Findings({"one": np.ones(len(samples), dtype=bool)})
-
-        with pytest.raises(AssertionError, match=words):
-            assert_contract(Careless, network=network)
-
-    @pytest.mark.parametrize(
-        ("change", "words"),
-        [
-            ({"id": "NoDot"}, "an id reads group.name"),
-            ({"title": " "}, "no title"),
-            ({"metrics": ()}, "no metrics"),
-            ({"metrics": (Metric("m", "absent", "t"),)}, "no column absent"),
-            ({"flags": (FlagRule("f", "other", 0, "t", "r"),)}, "no metric of it"),
-            ({"presets": {"standard": {"nope": 1}}}, "no option 'nope'"),
-            ({"presets": {"quick": {}}}, "names a preset 'quick'"),
-        ],
-    )
-    def test_a_poor_declaration_is_named(self, change, words):
-        @dataclass(frozen=True)
-        class Poor:
-            spec: ClassVar[Spec] = replace(Spec("made.up", "t", "w", (Metric("m", "one", "t"),)), **change)
-            amount: float = 0.5
-
-            def run(self, model, samples, ctx):
-                return Findings({"one": np.ones(len(samples), dtype=bool)})
-
-        with pytest.raises(AssertionError, match=words):
-            assert_contract(Poor)
-
-    def test_a_check_that_is_not_frozen_is_named(self):
-        with pytest.raises(AssertionError, match="is not frozen"):
-            assert_contract(dataclass(type("Melting", (), {"spec": spec(), "run": lambda *_: None})))

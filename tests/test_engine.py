@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from auditkit import audit
 from auditkit.assemble import assemble
-from auditkit.check import Exhibit, Findings, Metric, Spec
+from auditkit.check import Exhibit, Findings, Finished, Metric, Spec
 from auditkit.config import settings_from
-from auditkit.engine import execute
+from auditkit.engine import execute, run_task
 from auditkit.plan import configure
 from auditkit.progress import Silent
+from auditkit.samples.memory import open_arrays
+from auditkit.samples.stream import View
+from auditkit.split import is_held_out
 from auditkit.store import Store
 from auditkit.testing import LinearModel, toy_samples
 from auditkit.workbench import Recipe, set_up
@@ -27,16 +31,27 @@ from auditkit_plugins.pgd import PGD
 NETWORK = LinearModel(classes=3, seed=1).eval()
 SAMPLES = toy_samples(20, seed=2, network=NETWORK)
 RAN: list[tuple[str, int]] = []
+LEARNED: list[tuple[str, tuple[str, ...]]] = []
+JUDGED: list[str] = []
+READ: list[dict[str, Finished]] = []
 
 
 @pytest.fixture(autouse=True)
 def _nothing_ran_yet():
-    RAN.clear()
+    for noted in (RAN, LEARNED, JUDGED, READ):
+        noted.clear()
 
 
 def bench_for(network=NETWORK, images=SAMPLES.images, labels=SAMPLES.labels, **settings):
     data = images.numpy(), labels.numpy()
     return set_up(Recipe(network, data, settings_from({"shard": 8, "precision": "float32", **settings})))
+
+
+def made_check(name, run, methods=(), **spec):
+    described = Spec(name, "t", "w", (Metric("ones", "one", "t"),), **spec)
+    made = type("Made", (), {"spec": described, "run": run, "amount": 0.5, **dict(methods)})
+    made.__annotations__ = {"spec": ClassVar[Spec], "amount": float}
+    return dataclass(frozen=True)(made)
 
 
 def check_named(name, body):
@@ -46,10 +61,7 @@ def check_named(name, body):
         RAN.append((ctx.key, len(samples)))
         return body(model, samples, ctx)
 
-    spec = Spec(name, "t", "w", (Metric("ones", "one", "t"),))
-    made = type("Made", (), {"spec": spec, "run": run, "amount": 0.5})
-    made.__annotations__ = {"spec": ClassVar[Spec], "amount": float}
-    return dataclass(frozen=True)(made)
+    return made_check(name, run)
 
 
 def ones(model, samples, ctx):
@@ -63,9 +75,9 @@ def planned(kind, key=None, distribution="tests 1", **options):
     return configure(kind, options, key or kind.spec.id, distribution)
 
 
-def executed(bench, plan, folder):
+def executed(bench, plan, folder, elsewhere=None):
     store = Store(folder)
-    execution = execute(bench, plan, store, Silent())
+    execution = execute(bench, plan, store, Silent(), elsewhere)
     result, table, _ = assemble(bench, plan, [], execution, store, [], {}, None)
     return execution, result, table
 
@@ -116,8 +128,7 @@ def thrice():
     return Rewritten(classes=3, seed=1).eval()
 
 
-VERSION_2 = check_named("made.good", ones)
-VERSION_2.spec = Spec("made.good", "t", "w", (Metric("ones", "one", "t"),), version=2)
+VERSION_2 = made_check("made.good", GOOD.run, version=2)
 
 CHANGES = {
     "images": (bench_for(images=BRIGHTER), planned(GOOD)),
@@ -313,3 +324,312 @@ def test_checks_do_not_see_each_others_findings_or_numbers(tmp_path):
     assert len(names) > 5
     for name in names:
         np.testing.assert_array_equal(alone[name], beside[name])
+
+
+def mean_of_images(model, samples, ctx):
+    return {"mean": np.array(samples.images.double().mean().item()), "n": np.array(len(samples))}
+
+
+def learner_named(name, lesson=mean_of_images, body=None):
+    """Return a check that learns `lesson(model, samples, ctx)`; what it sees is noted."""
+
+    def learn(self, model, samples, ctx):
+        LEARNED.append((ctx.key, samples.ids))
+        return lesson(model, samples, ctx)
+
+    def run(self, model, samples, ctx):
+        RAN.append((ctx.key, len(samples)))
+        JUDGED.extend(samples.ids)
+        columns = {
+            "one": np.ones(len(samples), dtype=bool),
+            "number": numbers(samples),
+            "lesson": np.full(len(samples), float(ctx.lesson["mean"])),
+        }
+        return (body or (lambda columns: Findings(columns, forwards=numbers(samples) + 1)))(columns)
+
+    return made_check(name, run, {"learn": learn}, scope="dataset")
+
+
+def numbers(samples):
+    return np.array([int(name) for name in samples.ids])
+
+
+LEARNER = learner_named("made.learner")
+HELD_OUT = is_held_out([str(row) for row in range(20)], 0, 20)
+
+
+def with_another_training_image():
+    """Return the images with a single one changed that is learned from, in the last shard."""
+    images = SAMPLES.images.clone()
+    images[16 + int((~HELD_OUT[16:]).nonzero()[0][0])] += 0.001
+    return images
+
+
+class TestLearning:
+    def test_a_learner_is_judged_on_exactly_the_images_that_it_did_not_learn_from(self, tmp_path):
+        execution, result, _ = executed(bench_for(), [planned(LEARNER)], tmp_path)
+        ids = [name for shard in execution.shards for name in shard.ids]
+        held_out = [name for name, held in zip(ids, HELD_OUT, strict=True) if held]
+        ((key, learned),) = LEARNED
+        assert key == "made.learner"
+        assert held_out == JUDGED
+        assert sorted(learned) == sorted(set(ids) - set(held_out))
+        assert 5 < len(held_out) < 15
+        assert result.check("made.learner").metrics["ones"].n == len(held_out)
+
+    def test_all_learners_learn_from_the_same_images_and_others_see_all(self, tmp_path):
+        plan = [planned(LEARNER), planned(GOOD), planned(learner_named("made.other"))]
+        executed(bench_for(), plan, tmp_path)
+        assert [key for key, _ in LEARNED] == ["made.learner", "made.other"]
+        assert LEARNED[0][1] == LEARNED[1][1]
+        assert sum(n for key, n in RAN if key == "made.good") == 20
+
+    def test_what_was_learned_reaches_every_shard(self, tmp_path):
+        _, _, table = executed(bench_for(), [planned(LEARNER)], tmp_path)
+        wanted = SAMPLES.images[torch.from_numpy(~HELD_OUT)].double().mean().item()
+        np.testing.assert_array_equal(table["made.learner/lesson"][HELD_OUT], wanted)
+
+    def test_the_table_leaves_training_images_empty_and_says_which_were_judged(self, tmp_path):
+        _, result, table = executed(bench_for(), [planned(LEARNER), planned(GOOD)], tmp_path)
+        np.testing.assert_array_equal(table["made.learner/held_out"], HELD_OUT)
+        np.testing.assert_array_equal(table["made.learner/one"], HELD_OUT)
+        np.testing.assert_array_equal(table["made.learner/number"], np.where(HELD_OUT, np.arange(20), 0))
+        np.testing.assert_array_equal(np.isnan(table["made.learner/lesson"]), ~HELD_OUT)
+        np.testing.assert_array_equal(table["made.learner/forwards"], np.where(HELD_OUT, np.arange(20) + 1, 0))
+        assert result.check("made.learner").queries == {"forward": (np.arange(20) + 1)[HELD_OUT].mean()}
+        assert "made.good/held_out" not in table
+        assert table["made.good/one"].all()
+
+    def test_shards_change_nothing(self, tmp_path):
+        tables = [
+            executed(bench_for(shard=size), [planned(LEARNER)], tmp_path / f"{size}")[2] for size in (1, 3, 8, 20)
+        ]
+        assert all(learned == LEARNED[0] for learned in LEARNED)
+        for table in tables[1:]:
+            assert table.keys() == tables[0].keys()
+            for name, column in table.items():
+                equal_nan = column.dtype.kind == "f"
+                assert np.array_equal(column, tables[0][name], equal_nan=equal_nan), name
+
+    def test_a_second_run_learns_nothing_anew_and_finds_the_same(self, tmp_path):
+        _, first, _ = executed(bench_for(), [planned(LEARNER)], tmp_path)
+        ran, files = len(RAN), sorted(tmp_path.iterdir())
+        _, second, _ = executed(bench_for(), [planned(LEARNER)], tmp_path)
+        assert (len(LEARNED), len(RAN)) == (1, ran)
+        assert sorted(tmp_path.iterdir()) == files
+        assert first == second
+
+    def test_a_lost_unit_is_judged_again_with_what_was_learned_before(self, tmp_path):
+        execution, first, _ = executed(bench_for(), [planned(LEARNER)], tmp_path)
+        (tmp_path / f"{execution.units['made.learner', 1]}.npz").unlink()
+        RAN.clear()
+        _, second, _ = executed(bench_for(), [planned(LEARNER)], tmp_path)
+        assert len(LEARNED) == 1
+        assert [("made.learner", int(HELD_OUT[8:16].sum()))] == RAN
+        assert first.check("made.learner").metrics == second.check("made.learner").metrics
+
+    @pytest.mark.parametrize(
+        "change", [{"seed": 1}, {"images": BRIGHTER}, {"images": with_another_training_image()}, {"option": 0.25}]
+    )
+    def test_what_is_learned_from_something_else_is_learned_anew(self, tmp_path, change):
+        option = {"amount": change["option"]} if "option" in change else {}
+        settings = {name: value for name, value in change.items() if name != "option"}
+        one, _, _ = executed(bench_for(), [planned(LEARNER)], tmp_path)
+        two, _, _ = executed(bench_for(**settings), [planned(LEARNER, **option)], tmp_path)
+        assert len(LEARNED) == 2
+        assert not set(one.units.values()) & set(two.units.values())
+
+    def test_a_damaged_lesson_fails_the_check_in_one_line(self, tmp_path):
+        execution, _, _ = executed(bench_for(), [planned(LEARNER)], tmp_path)
+        (tmp_path / f"{execution.lessons['made.learner']}.npz").write_bytes(b"")
+        (tmp_path / f"{execution.units['made.learner', 0]}.npz").unlink()
+        _, result, _ = executed(bench_for(), [planned(LEARNER), planned(GOOD)], tmp_path)
+        record = result.check("made.learner")
+        assert record.status == "failed"
+        assert "is damaged" in record.reason
+        assert "\n" not in record.reason
+        assert result.check("made.good").status == "done"
+
+    def test_whatever_goes_wrong_in_learning_fails_that_check_and_no_other(self, tmp_path):
+        faults = {
+            "made.boom": (boom, "RuntimeError: boom"),
+            "made.leave": (leave, "SystemExit: 0"),
+            "made.overstay": (overstay, r"stopped at its time limit of 0\.2 s"),
+            "made.nothing": (nothing, "NoneType"),
+            "made.words": (lambda *_: {"word": "mean"}, "named arrays of numbers"),
+            "made.numbered": (lambda *_: {7: np.zeros(1)}, "named arrays of numbers"),
+            "made.objects": (lambda *_: {"object": np.array([{}])}, "named arrays of numbers"),
+            "made.list": (lambda *_: [np.zeros(1)], "named arrays of numbers|'list' object has no attribute"),
+        }
+        plan = [planned(learner_named(name, lesson)) for name, (lesson, _) in faults.items()]
+        without = made_check("made.without", LEARNER.run, scope="dataset")
+        _, result, table = executed(
+            bench_for(time_limit=0.2), [*plan, planned(without), planned(LEARNER), planned(GOOD)], tmp_path
+        )
+        for name, (_, words) in {**faults, "made.without": (None, "no attribute 'learn'")}.items():
+            record = result.check(name)
+            assert record.status == "failed", name
+            assert re.search(words, record.reason), record.reason
+            assert "\n" not in record.reason
+        assert [result.check(name).status for name in ("made.learner", "made.good")] == ["done", "done"]
+        assert {name.partition("/")[0] for name in table if "/" in name} == {"made.learner", "made.good"}
+
+    def test_without_images_on_both_sides_the_check_fails_with_the_reason(self, tmp_path):
+        reasons = []
+        for rows in (np.flatnonzero(HELD_OUT)[:1], np.flatnonzero(~HELD_OUT)[:1]):
+            data = open_arrays(SAMPLES.images[rows].numpy(), SAMPLES.labels[rows].numpy(), View(), ids=map(str, rows))
+            bench = set_up(Recipe(NETWORK, data, settings_from({"precision": "float32"})))
+            _, result, _ = executed(bench, [planned(LEARNER), planned(GOOD)], tmp_path)
+            assert result.check("made.good").status == "done"
+            assert result.check("made.learner").status == "failed"
+            reasons.append(result.check("made.learner").reason)
+        assert "none to learn from" in reasons[0]
+        assert "none is left to judge it on" in reasons[1]
+
+    def test_progress_reaches_its_total(self, tmp_path):
+        plan = [planned(LEARNER), planned(GOOD), planned(learner_named("made.boom", boom))]
+        for _ in range(2):
+            progress = Counter()
+            execute(bench_for(), plan, Store(tmp_path), progress)
+            assert progress.total == 60
+            assert progress.done == {"made.learner": 20, "made.good": 20, "made.boom": 20}
+
+
+def numbered(model, samples, ctx):
+    return Findings({**ones(model, samples, ctx).columns, "number": numbers(samples)})
+
+
+def reader_named(name, *patterns, methods=(), **spec):
+    """Return a check that adds up a column of the checks that it reads; what it is given is noted."""
+
+    def run(self, model, samples, ctx):
+        RAN.append((ctx.key, len(samples)))
+        READ.append(dict(ctx.finished))
+        given = sum((one.columns["number"] for one in ctx.finished.values()), np.zeros(len(samples)))
+        return Findings({**ones(model, samples, ctx).columns, "number": given})
+
+    return made_check(name, run, methods, reads=patterns, **spec)
+
+
+NUMBERED = check_named("made.numbered", numbered)
+READER = reader_named("made.a_reader", "made.n*")
+
+
+def elsewhere(bench, store, tasks, progress):
+    """Do tasks as worker processes do: all that are known, in any order, knowing nothing but the task."""
+    failures = {}
+    for task in sorted(tasks, key=lambda task: task.digest):
+        samples = bench.read(*bench.shards[task.shard]).samples
+        failure = run_task(bench, store, task, samples, Silent())
+        progress.advance(len(samples), task.planned.key)
+        if failure is not None:
+            failures[task.planned.key] = failure
+    return failures
+
+
+WAYS = pytest.mark.parametrize("way", [None, elsewhere], ids=["here", "elsewhere"])
+
+
+class TestReading:
+    @WAYS
+    def test_a_reader_runs_after_what_it_reads_and_gets_its_columns(self, tmp_path, way):
+        other = planned(NUMBERED, "made.numbered@other", amount=0.25)
+        plan = [planned(READER), planned(NUMBERED), other, planned(GOOD)]
+        _, result, table = executed(bench_for(), plan, tmp_path, way)
+        keys = [key for key, _ in RAN]
+        assert keys.index("made.a_reader") > keys.index("made.numbered")
+        assert [sorted(finished) for finished in READ] == [["made.numbered", "made.numbered@other"]] * 3
+        assert {finished["made.numbered@other"].check.amount for finished in READ} == {0.25}
+        np.testing.assert_array_equal(table["made.a_reader/number"], 2 * np.arange(20))
+        assert result.check("made.a_reader").status == "done"
+
+    @WAYS
+    def test_it_gets_what_its_patterns_name_and_nothing_else(self, tmp_path, way):
+        readers = [reader_named("made.exact", "made.numbered"), reader_named("made.none", "noise.*")]
+        others = planned(NUMBERED, "made.numbered@other"), planned(NUMBERED, "made.numbered"), planned(GOOD)
+        executed(bench_for(shard=20), [*(planned(reader) for reader in readers), *others], tmp_path, way)
+        assert sorted(sorted(finished) for finished in READ) == [[], ["made.numbered", "made.numbered@other"]]
+
+    @WAYS
+    def test_neither_other_readers_nor_learners_are_read(self, tmp_path, way):
+        plan = [planned(kind) for kind in (READER, reader_named("made.all", "*"), LEARNER, NUMBERED)]
+        executed(bench_for(shard=20), plan, tmp_path, way)
+        assert [sorted(finished) for finished in READ] == [["made.numbered"], ["made.numbered"]]
+
+    @WAYS
+    def test_a_check_that_failed_is_absent_on_every_shard(self, tmp_path, way):
+        """Also where it failed on the last shard only."""
+
+        def late(model, samples, ctx):
+            return boom(model, samples, ctx) if len(samples) == 4 else numbered(model, samples, ctx)
+
+        plan = [planned(READER), planned(check_named("made.nasty", late)), planned(NUMBERED)]
+        _, result, table = executed(bench_for(), plan, tmp_path, way)
+        assert result.check("made.nasty").status == "failed"
+        assert result.check("made.a_reader").status == "done"
+        np.testing.assert_array_equal(table["made.a_reader/number"], np.arange(20))
+
+    @WAYS
+    def test_a_reader_with_nothing_to_read_runs_all_the_same(self, tmp_path, way):
+        _, result, table = executed(bench_for(), [planned(READER)], tmp_path, way)
+        assert result.check("made.a_reader").status == "done"
+        assert not table["made.a_reader/number"].any()
+
+    @WAYS
+    def test_a_second_run_reads_nothing_anew(self, tmp_path, way):
+        plan = [planned(READER), planned(NUMBERED)]
+        _, first, _ = executed(bench_for(), plan, tmp_path, way)
+        ran = len(RAN)
+        _, second, _ = executed(bench_for(), plan, tmp_path, way)
+        assert len(RAN) == ran == 6
+        assert first == second
+
+    @WAYS
+    def test_findings_that_differ_are_read_anew(self, tmp_path, way):
+        executed(bench_for(), [planned(READER), planned(NUMBERED)], tmp_path, way)
+        RAN.clear()
+        executed(bench_for(), [planned(READER), planned(NUMBERED, amount=0.25)], tmp_path, way)
+        assert [key for key, _ in RAN].count("made.a_reader") == 3
+        RAN.clear()
+        executed(bench_for(), [planned(READER)], tmp_path, way)
+        assert [key for key, _ in RAN] == ["made.a_reader"] * 3
+
+    @WAYS
+    def test_a_reader_that_learns_reads_the_rows_of_the_images_that_it_is_judged_on(self, tmp_path, way):
+        lesson = {"learn": lambda self, *given: mean_of_images(*given)}
+        reader = reader_named("made.both", "made.n*", methods=lesson, scope="dataset")
+        _, result, table = executed(bench_for(), [planned(reader), planned(NUMBERED)], tmp_path, way)
+        assert result.check("made.both").reason is None
+        np.testing.assert_array_equal(table["made.both/number"][HELD_OUT], np.arange(20)[HELD_OUT])
+
+    @WAYS
+    def test_progress_reaches_its_total(self, tmp_path, way):
+        plan = [planned(kind) for kind in (READER, NUMBERED, LEARNER, check_named("made.nasty", boom))]
+        for _ in range(2):
+            progress = Counter()
+            execute(bench_for(), plan, Store(tmp_path), progress, way)
+            assert progress.done == dict.fromkeys(("made.a_reader", "made.numbered", "made.learner", "made.nasty"), 20)
+
+
+def test_worker_processes_learn_and_read_the_same(tmp_path):
+    """Spawned processes import torch for seconds each, so this is one test."""
+    torch.jit.script(NETWORK).save(tmp_path / "model.pt")
+    np.savez(tmp_path / "data.npz", x=SAMPLES.images.numpy(), y=SAMPLES.labels.numpy())
+    tables = []
+    for workers in (0, 2):
+        options = {"noise.pgd": {"steps": 3}, "noise.universal": {"steps": 5, "mini_batch": 4}}
+        audited = audit(
+            tmp_path / "model.pt",
+            tmp_path / "data.npz",
+            checks=("sanity.attacks", "noise.universal", "noise.pgd"),
+            options=options,
+            workers=workers,
+            shard=8,
+            precision="float32",
+        )
+        assert [check.status for check in audited.result.checks] == ["done"] * 3
+        tables.append(audited.table)
+    assert tables[0].keys() == tables[1].keys()
+    assert tables[0]["noise.universal/held_out"].any()
+    for name, column in tables[0].items():
+        assert np.array_equal(column, tables[1][name], equal_nan=column.dtype.kind == "f"), name

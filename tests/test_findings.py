@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from auditkit.check import Curve, Exhibit, Findings, FlagRule, Metric, Panel, Spec
 from auditkit.errors import ExecutionError
 from auditkit.findings import check_columns, curves, flags, join_columns, metrics, top_exhibits
-from auditkit.stats import mean, proportion
+from auditkit.stats import mean, median, proportion
 
 SPEC = Spec(
     id="made.up",
@@ -21,6 +21,7 @@ SPEC = Spec(
         Metric("robust_accuracy", "robust", "Robust"),
         Metric("success", "fooled", "Fooled, of the correct", among="clean"),
         Metric("distance", "distance", "Distance", "mean", among="fooled"),
+        Metric("median_distance", "distance", "Median distance", "median", among="fooled"),
     ),
     curves=(Curve("robust_accuracy", "Robust accuracy", "budget"),),
     flags=(
@@ -94,6 +95,7 @@ def test_metrics_count_over_all_or_over_those_that_are_asked_for():
     assert estimates["robust_accuracy"] == proportion(1, 4)
     assert estimates["success"] == proportion(2, 3)
     assert estimates["distance"] == mean(np.array([0.5, 0.7]))
+    assert estimates["median_distance"] == median(np.array([0.5, 0.7]))
     assert titles["success"] == "Fooled, of the correct"
     assert set(titles) == set(estimates)
 
@@ -139,6 +141,49 @@ def test_a_curve_rises_in_budget_and_starts_at_the_clean_accuracy():
     ]
     assert curve.points[0].estimate == proportion(3, 4)
     assert (curve.y_label, curve.x_label) == ("robust accuracy", "budget")
+
+
+def column_curve(distances, clean, among="clean"):
+    """Return the curve over a column of distances, as (x, how many of all samples lie beyond it) pairs."""
+    drawn = Curve("robust_accuracy", "Robust accuracy", "distance", column="distance", among=among)
+    spec = Spec("made.up", "t", "w", (Metric("clean_accuracy", "clean", "t"),), curves=(drawn,))
+    table = {"distance": np.array(distances, dtype=float), "clean": np.array(clean)}
+    check_columns(spec, Findings(table), len(clean))
+    (curve,) = curves(spec, {}, table)
+    assert {point.label for point in curve.points} == {f"{point.x:.3g}" for point in curve.points}
+    assert all(
+        point.estimate == proportion(round(point.estimate.value * len(clean)), len(clean)) for point in curve.points
+    )
+    return [(point.x, round(point.estimate.value * len(clean))) for point in curve.points]
+
+
+def test_a_curve_over_a_column_is_the_share_of_all_samples_that_lie_beyond_each_value():
+    nan = np.nan
+    assert column_curve([0.2, nan, 0.1, nan, 0.2], [True, True, True, False, True]) == [(0.0, 4), (0.1, 3), (0.2, 1)]
+    assert column_curve([nan, nan], [True, False]) == [(0.0, 1)]
+    assert column_curve([0.5, nan], [False, False]) == [(0.0, 0)]
+    assert column_curve([1, 2, np.inf], [False, True, True], among=None) == [(0.0, 3), (1.0, 2), (2.0, 1)]
+
+
+@given(st.lists(st.one_of(st.floats(1e-4, 10), st.just(np.nan)), min_size=1, max_size=300), st.randoms())
+def test_a_curve_over_a_column_has_few_points_true_at_each_and_knows_no_order(distances, random):
+    shuffled = random.sample(distances, len(distances))
+    points = column_curve(distances, [True] * len(distances))
+    assert points == column_curve(shuffled, [True] * len(distances))
+    assert points[0] == (0.0, len(distances))
+    assert len(points) <= 25
+    counts = [sum(not value <= x for value in distances) for x, _ in points]
+    assert [count for _, count in points] == counts == sorted(counts, reverse=True)
+    everywhere = {0.0, *(float(f"{value:.3g}") for value in distances if not np.isnan(value))}
+    assert len(distances) > 24 or {x for x, _ in points} == everywhere
+
+
+@pytest.mark.parametrize("missing", ["distance", "clean"])
+def test_a_curve_over_a_column_that_is_missing_is_refused(missing):
+    drawn = Curve("robust_accuracy", "Robust accuracy", "distance", column="distance", among="clean")
+    spec = Spec("made.up", "t", "w", (Metric("m", "fooled", "t"),), curves=(drawn,))
+    with pytest.raises(ExecutionError, match=f"no column {missing}, which its curve of robust_accuracy needs"):
+        check_columns(spec, Findings(columns(**{missing: None})), 4)
 
 
 @pytest.mark.parametrize(("fooled", "raised"), [(2, ["made.weak"]), (1, [])])

@@ -11,7 +11,7 @@ from scipy import stats
 from auditkit import gate as gate_module
 from auditkit.errors import ExitCode, UsageError
 from auditkit.gate import Gate, exit_code, judge, overall, parse_gate
-from auditkit.result import CheckRecord, ModelRecord, Result, SamplesRecord, Verdict
+from auditkit.result import CheckRecord, FlagRecord, ModelRecord, Result, SamplesRecord, Verdict
 from auditkit.stats import Estimate, proportion
 
 PASS, FAIL, INCONCLUSIVE, MISSING = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.MISSING
@@ -21,7 +21,7 @@ def between(low, high):
     return Estimate(value=(low + high) / 2, low=low, high=high, n=100, method="Clopper-Pearson")
 
 
-def check(key="noise.pgd", status="done", reason=None, **metrics):
+def check(key="noise.pgd", status="done", reason=None, needs=(), **metrics):
     return CheckRecord(
         key=key,
         id=key,
@@ -33,11 +33,12 @@ def check(key="noise.pgd", status="done", reason=None, **metrics):
         status=status,
         reason=reason,
         options={},
+        needs=needs,
         metrics=metrics,
     )
 
 
-def result(*checks):
+def result(*checks, flags=()):
     model = ModelRecord(
         name="m",
         format="f",
@@ -56,15 +57,15 @@ def result(*checks):
         verdict=Verdict.NONE,
         gates=(),
         checks=checks,
-        flags=(),
+        flags=flags,
         notes=(),
         settings={},
         volatile={},
     )
 
 
-def judged(text, *checks):
-    (record,) = judge(result(*checks), [parse_gate(text)]).gates
+def judged(text, *checks, flags=()):
+    (record,) = judge(result(*checks, flags=flags), [parse_gate(text)]).gates
     return record
 
 
@@ -226,3 +227,59 @@ def test_the_worst_gate_gives_verdict_and_exit_code(gates, verdict, code):
 )
 def test_without_gates_a_crashed_check_or_an_empty_audit_is_no_pass(checks, code):
     assert exit_code(result(*checks)) is code
+
+
+def flag(*doubts, name="sanity.masking"):
+    return FlagRecord(id=name, check="sanity", text="t", remedy="Look elsewhere.", doubts=doubts)
+
+
+DOUBT = (flag("gradients"),)
+
+
+def test_a_flag_that_doubts_what_a_check_needs_makes_its_pass_inconclusive():
+    attack = check(needs=("gradients",), robust_accuracy=between(0.6, 0.7))
+    gate = "noise.pgd/robust_accuracy >= 0.5"
+    assert judged(gate, attack).verdict is PASS
+    doubted = judged(gate, attack, flags=DOUBT)
+    assert doubted.verdict is INCONCLUSIVE
+    assert doubted.estimate == between(0.6, 0.7)
+    for words in ("sanity.masking", "gradients", "Look elsewhere."):
+        assert words in doubted.text
+    assert exit_code(judge(result(attack, flags=DOUBT), [parse_gate(gate)])) is ExitCode.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("estimate", "verdict"), [(between(0.1, 0.2), FAIL), (between(0.4, 0.6), INCONCLUSIVE), (None, MISSING)]
+)
+def test_doubt_makes_nothing_better_and_leaves_its_words(estimate, verdict):
+    metrics = {} if estimate is None else {"robust_accuracy": estimate}
+    attack, gate = check(needs=("gradients",), **metrics), "noise.pgd/robust_accuracy >= 0.5"
+    assert judged(gate, attack, flags=DOUBT) == judged(gate, attack)
+    assert judged(gate, attack, flags=DOUBT).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("needs", "flags"),
+    [
+        ((), DOUBT),
+        (("boxes",), DOUBT),
+        (("gradients",), (flag(),)),
+        (("gradients",), (flag("boxes"),)),
+        (("gradients",), ()),
+    ],
+)
+def test_a_check_that_needs_nothing_doubtful_keeps_its_pass(needs, flags):
+    attack = check("noise.square", needs=needs, robust_accuracy=between(0.6, 0.7))
+    record = judged("noise.square/robust_accuracy >= 0.5", attack, flags=flags)
+    assert record.verdict is PASS
+    assert "whole interval meets" in record.text
+
+
+def test_one_doubtful_flag_among_several_is_enough_and_is_the_one_that_is_named():
+    attack = check(needs=("boxes", "gradients"), robust_accuracy=between(0.6, 0.7))
+    flags = (flag(name="harmless"), flag("boxes", "gradients", name="grave"))
+    record = judged("noise.pgd/robust_accuracy >= 0.5", attack, flags=flags)
+    assert record.verdict is INCONCLUSIVE
+    assert "grave" in record.text
+    assert "boxes, gradients" in record.text
+    assert "harmless" not in record.text

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from auditkit.stats import Estimate, images_to_decide, mean, proportion
+from auditkit.stats import Estimate, images_to_decide, mean, median, proportion
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,52 @@ def test_whole_numbers_have_a_mean_and_one_value_is_its_own_interval():
 def test_nothing_or_not_a_number_has_no_mean(values):
     with pytest.raises(ValueError, match="a mean needs"):
         mean(np.array(values))
+
+
+@pytest.mark.parametrize(
+    ("n", "first", "last"), [(6, 1, 6), (8, 1, 8), (9, 2, 8), (10, 2, 9), (20, 6, 15), (100, 40, 61)]
+)
+def test_a_median_lies_between_the_ranks_of_the_published_tables(n, first, last):
+    values = np.random.default_rng(n).permutation(np.arange(1, n + 1))
+    estimate = median(values)
+    assert (estimate.low, estimate.value, estimate.high, estimate.n) == (first, (n + 1) / 2, last, n)
+
+
+@pytest.mark.parametrize("n", [6, 7, 25, 60])
+def test_the_interval_of_a_median_covers_as_often_as_it_says_and_the_next_smaller_one_does_not(n):
+    estimate = median(np.arange(1, n + 1))
+    outside = int(estimate.low) - 1
+    assert 1 - 2 * stats.binom.cdf(outside, n, 0.5) >= 0.95
+    assert 1 - 2 * stats.binom.cdf(outside + 1, n, 0.5) < 0.95
+
+
+def test_the_median_of_few_values_has_the_widest_interval_and_says_so():
+    five, six = median(np.arange(5)), median(np.arange(6))
+    assert (five.low, five.value, five.high) == (0, 2, 4)
+    assert (five.method, six.method) == ("smallest to largest value", "order statistics")
+    single = median(np.array([0.3]))
+    assert (single.low, single.value, single.high, single.method) == (0.3, 0.3, 0.3, "smallest to largest value")
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.floats(-5, 5), st.floats(0.5, 2))
+def test_a_median_moves_with_its_values_and_knows_no_order(values, shift, scale):
+    values = np.array(values)
+    plain, moved = median(values), median(values[::-1] * scale + shift)
+    assert plain.low <= plain.value <= plain.high
+    for name in ("low", "value", "high"):
+        assert getattr(moved, name) == pytest.approx(getattr(plain, name) * scale + shift, rel=1e-9, abs=1e-6)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_nothing_or_not_a_number_has_no_median(values):
+    with pytest.raises(ValueError, match="a median needs"):
+        median(np.array(values))
+
+
+def test_a_lopsided_interval_is_decided_by_the_side_on_which_the_threshold_lies():
+    now = Estimate(value=1.0, low=0.8, high=3.0, n=100, method="order statistics")
+    assert images_to_decide(now, 0.9) == pytest.approx(400, abs=1)
+    assert images_to_decide(now, 1.1) == pytest.approx(40_000, abs=1)
 
 
 @settings(deadline=None, max_examples=25)

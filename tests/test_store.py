@@ -113,6 +113,46 @@ def test_a_damaged_unit_is_named_with_what_to_do(tmp_path, damage):
     assert str(path) in str(caught.value)
 
 
+LESSON = {
+    "noise@2/255": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 2, 2),
+    "dominant": np.array(3),
+    "file": np.array([True, False]),
+    "ü": np.array([np.nan, np.inf]),
+}
+
+
+def test_a_lesson_comes_back_bit_for_bit_whatever_its_names(tmp_path):
+    Store(tmp_path / "units").put_lesson(DIGEST, LESSON)
+    assert Store(tmp_path / "units").holds(DIGEST)
+    got = Store(tmp_path / "units").get_lesson(DIGEST)
+    assert list(got) == list(LESSON)
+    for name, array in LESSON.items():
+        assert (got[name].dtype, got[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(got[name], array)
+
+
+def test_an_empty_lesson_is_a_lesson(tmp_path):
+    Store(tmp_path).put_lesson(DIGEST, {})
+    assert dict(Store(tmp_path).get_lesson(DIGEST)) == {}
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "pickle", "gone"])
+def test_a_damaged_lesson_is_named_in_one_line_with_what_to_do(tmp_path, damage):
+    store, path = Store(tmp_path), tmp_path / f"{DIGEST}.npz"
+    store.put_lesson(DIGEST, LESSON)
+    content = path.read_bytes()
+    if damage == "pickle":
+        np.savez(path, noise=np.array([{}], dtype=object))
+    elif damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"not a zip file"}[damage])
+    with pytest.raises(ExecutionError, match="delete it and run the same command again") as caught:
+        store.get_lesson(DIGEST)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_digest_depends_on_every_value_and_not_on_their_order():
     parts = {"seed": 0, "samples": "x", "options": {"eps": ["8/255"], "steps": 40}}
     turned = {"options": {"steps": 40, "eps": ["8/255"]}, "samples": "x", "seed": 0}

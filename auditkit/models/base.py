@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 
 from auditkit.errors import ExecutionError
+from auditkit.models.labels import are_labels, scores_from_labels
 from auditkit.models.preprocess import Preprocessed
 
 __all__ = ["Batching", "Capability", "Differentiable", "Model", "ModelInfo"]
 
 
 class Capability(Enum):
-    """What a model can be asked for beyond its scores; claimed only after it was tried on an image."""
+    """What a model can be asked for beyond the class of an image; claimed only after it was tried on an image."""
 
     GRADIENTS = "gradients"
+    SCORES = "scores"
+    """A score a class; without it `Model.logits` is 1 for the class that the model names and 0 for the others."""
 
 
 @dataclass(frozen=True)
@@ -128,30 +131,57 @@ class Model:
     gradient_source: str
     batching: Batching = field(default_factory=Batching)
     batch: int = 128
+    label_classes: int | None = None
+    """Of how many classes a model that gives labels only chooses; None: it gives scores."""
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What the model was seen to be able to do."""
-        return frozenset({Capability.GRADIENTS} if self.exact is not None else ())
+        gradients = {Capability.GRADIENTS} if self.exact is not None else set()
+        return frozenset(gradients | ({Capability.SCORES} if self.label_classes is None else set()))
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the verdict's scores, float32 (N, K), for images (N, C, H, W) in [0, 1].
 
+        Of a model that gives labels only they are 1 for its label and 0 for every other class.
+
         Raises:
-            ExecutionError: the model did not return one row of scores an image, or returned none that are finite.
+            ExecutionError: the model did not return one row of scores (or one label) an image, or returned none that
+                are finite.
+        """
+        if not len(images):
+            return torch.empty(0, self.info.classes, device=self.device)
+        return self.scores(self.answers(images))
+
+    def scores(self, answers: Tensor) -> Tensor:
+        """Return float32 (N, K), what `answers` (N, ...) mean; see `logits`."""
+        if self.label_classes is not None:
+            return scores_from_labels(answers, self.label_classes, self.info.name)
+        if answers.dim() != 2:
+            raise self._no_scores(answers, len(answers))
+        if answers.isnan().any():
+            raise ExecutionError(f"{self.info.name}: the model returned NaN scores for images in [0, 1]")
+        return answers
+
+    def answers(self, images: Tensor) -> Tensor:
+        """Return what the model says about images (N, C, H, W), N at least 1: float32, one row each, of any shape.
+
+        Raises:
+            ExecutionError: it did not return one row an image.
         """
         parts: list[Tensor] = []
         with torch.no_grad():
             for part in _parts(images, self.batching.chunk(self.batch)):
                 filled = _fill(part, self.batching.padded(len(part)))
-                scores = self.deployed(filled)
-                if scores.dim() != 2 or len(scores) != len(filled):
-                    raise ExecutionError(
-                        f"{self.info.name}: a classifier returns (images, classes) scores; "
-                        f"got {tuple(scores.shape)} for {len(filled)} images"
-                    )
-                parts.append(scores[: len(part)].float())
-        logits = torch.cat(parts) if parts else torch.empty(0, self.info.classes, device=self.device)
-        if logits.isnan().any():
-            raise ExecutionError(f"{self.info.name}: the model returned NaN scores for images in [0, 1]")
-        return logits
+                answer = self.deployed(filled)
+                if answer.dim() == 0 or len(answer) != len(filled):
+                    raise self._no_scores(answer, len(filled))
+                parts.append(answer[: len(part)].float())
+        return torch.cat(parts)
+
+    def _no_scores(self, answer: Tensor, images: int) -> ExecutionError:
+        remedy = "; if these are labels, add --outputs labels" if are_labels(answer) else ""
+        return ExecutionError(
+            f"{self.info.name}: a classifier returns (images, classes) scores; "
+            f"got {tuple(answer.shape)} for {images} images{remedy}"
+        )

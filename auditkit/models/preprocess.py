@@ -31,7 +31,8 @@ class Preprocessing:
     std: tuple[float, ...] | None = None
     channel_order: Literal["rgb", "bgr"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
-    outputs: Literal["logits", "probabilities"] = "logits"
+    outputs: Literal["logits", "probabilities", "labels"] = "logits"
+    """What the network returns; labels are the number of one class an image."""
 
     def describe(self) -> dict[str, Any]:
         """Return the steps as plain data."""
@@ -58,7 +59,10 @@ class Preprocessing:
         return images.permute(0, 2, 3, 1) if self.layout == "nhwc" else images
 
     def logits(self, outputs: object) -> Tensor:
-        """Return scores (N, K) from what the network returned: a tensor, a tuple that starts with one, or `.logits`."""
+        """Return scores (N, K) from what the network returned: a tensor, a tuple that starts with one, or `.logits`.
+
+        Labels are left as they are, but for their shape: (N, 1).
+        """
         if isinstance(outputs, tuple | list) and outputs:
             outputs = outputs[0]
         scores = getattr(outputs, "logits", outputs)
@@ -66,6 +70,8 @@ class Preprocessing:
             raise TypeError(f"a classifier returns a tensor of scores; got {type(scores).__name__}")
         if scores.dim() == 4 and scores.shape[2:] == (1, 1):
             scores = scores.flatten(1)
+        if self.outputs == "labels":
+            return scores.unsqueeze(1) if scores.dim() == 1 else scores
         return scores.clamp_min(_SMALLEST_PROBABILITY).log() if self.outputs == "probabilities" else scores
 
 

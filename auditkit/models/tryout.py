@@ -10,17 +10,23 @@ from torch import Tensor, nn
 from auditkit.errors import AuditError, ExecutionError
 from auditkit.models.base import Batching, Differentiable, Model, ModelInfo
 from auditkit.models.batching import find_batching
+from auditkit.models.labels import are_labels, count_classes
 from auditkit.models.loaded import Loaded
 from auditkit.models.preprocess import Preprocessed, Preprocessing, copied
 
 __all__ = ["try_out"]
 
 
-def try_out(loaded: Loaded, steps: Preprocessing, images: Tensor, device: torch.device, batch: int) -> Model:
+def try_out(
+    loaded: Loaded, steps: Preprocessing, images: Tensor, device: torch.device, batch: int, known_classes: int = 1
+) -> Model:
     """Return the model that the audit works with, after it ran on `images` (N, C, H, W) in [0, 1].
 
+    `known_classes` is how many classes there are at least; it counts for a network that returns labels, whose answers
+    do not tell.
+
     Raises:
-        ExecutionError: the model does not take these images, or does not return scores.
+        ExecutionError: the model does not take these images, or does not return what `steps` say.
     """
     images = images.to(device)
     _check_input(loaded, steps, images)
@@ -39,7 +45,18 @@ def try_out(loaded: Loaded, steps: Preprocessing, images: Tensor, device: torch.
         preprocessing=steps.describe(),
     )
     model = Model(info, deployed, device, None, loaded.no_network, "none", batching, batch)
-    logits = _first_logits(model, images)
+    answers = _first_answers(model, images)
+    if steps.outputs == "labels":
+        classes = max(known_classes, count_classes(answers, loaded.name))
+        return replace(
+            model, info=replace(info, classes=classes), label_classes=classes, no_gradients="it gives labels only"
+        )
+    logits = model.scores(answers)
+    if logits.shape[1] == 1 and are_labels(logits):
+        raise ExecutionError(
+            f"{loaded.name}: a classifier returns (images, classes) scores; got one whole number an image: "
+            "if these are labels, add --outputs labels"
+        )
     model = replace(model, info=replace(info, classes=logits.shape[1]))
     return _with_gradients(model, loaded, steps, images)
 
@@ -79,9 +96,9 @@ def _deployed_batching(loaded: Loaded, deployed: nn.Module | object, images: Ten
         return find_batching(deployed, images, batch)  # type: ignore[arg-type]
 
 
-def _first_logits(model: Model, images: Tensor) -> Tensor:
+def _first_answers(model: Model, images: Tensor) -> Tensor:
     try:
-        return model.logits(images)
+        return model.answers(images)
     except AuditError:
         raise
     except Exception as error:

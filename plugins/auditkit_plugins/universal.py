@@ -32,8 +32,10 @@ from auditkit import (
 __all__ = ["UniversalNoise"]
 
 _EXHIBITS = 8
-# A margin below this earns nothing more: an image that is fooled already must not drown the others (Shafahi et al.).
-_ENOUGH = -1.0
+# What is lowered is the sigmoid of the margin, which turns over so large a share of the median margin. Images that are
+# fooled already, and those that no such noise will fool, then have no say; with the margin itself, images that the
+# noise makes safer drown the others (on ResNet-20 at 10/255: 56 % of the held-out images fooled instead of 78 %).
+_TURN = 0.5
 _SHORTEST_STEP = 0.02
 _MOMENTUM = 0.9
 
@@ -68,7 +70,7 @@ class UniversalNoise:
         curves=(Curve("robust_accuracy", "Robust accuracy over the budget", "budget"),),
         references=(
             "Moosavi-Dezfooli et al. 2017, https://arxiv.org/abs/1610.08401",
-            "Shafahi et al. 2018 (stochastic gradients, clipped loss), https://arxiv.org/abs/1811.11304",
+            "Shafahi et al. 2018 (stochastic gradients, bounded loss), https://arxiv.org/abs/1811.11304",
         ),
         presets={
             "standard": {"eps": "2/255, 8/255", "steps": 60},
@@ -87,10 +89,12 @@ class UniversalNoise:
         assert ctx.search is not None  # noqa: S101 (declared in the spec)
         # By name, so that the order of the data set does not matter.
         samples = samples.take(sorted(range(len(samples)), key=samples.ids.__getitem__))
-        predicted = model.logits(samples.images).argmax(1)
+        logits = model.logits(samples.images)
+        predicted = logits.argmax(1)
+        turn = (_TURN * _margin(logits, predicted).median()).clamp_min(1e-20).expand(len(samples))
         lesson: dict[str, np.ndarray[Any, Any]] = {}
         for eps in self.eps:
-            noise = self._optimised(ctx.search, samples.images, predicted, eps, ctx)
+            noise = self._optimised(ctx.search, samples.images, predicted, turn, eps, ctx)
             after = model.logits((samples.images + noise).clamp(0, 1)).argmax(1)
             changed = after[after != predicted]
             commonest = torch.bincount(changed, minlength=1).argmax()
@@ -126,8 +130,10 @@ class UniversalNoise:
             backwards=np.zeros_like(passes),
         )
 
-    def _optimised(self, search: Differentiable, images: Tensor, predicted: Tensor, eps: float, ctx: Context) -> Tensor:
-        """Return noise (C, H, W) that lowers the margins of many images: sign steps with momentum on mini-batches."""
+    def _optimised(
+        self, search: Differentiable, images: Tensor, predicted: Tensor, turn: Tensor, eps: float, ctx: Context
+    ) -> Tensor:
+        """Return noise (C, H, W) that changes many predictions: sign steps with momentum on mini-batches."""
         stream = ctx.streams(["noise"], budget_text(eps))
         noise = self._projected(stream.normal(0, images.shape[1:])[0] * eps, eps)
         velocity = torch.zeros_like(noise)
@@ -136,7 +142,7 @@ class UniversalNoise:
             drawn = stream.uniform(step + 1, (min(self.mini_batch, len(images)),))[0]
             rows = (drawn * len(images)).long()
             batch = (images[rows] + noise).clamp(0, 1)
-            _, gradients = search.gradient(batch, _clipped_margin, predicted[rows])
+            _, gradients = search.gradient(batch, _steadiness, predicted[rows], turn[rows])
             # Where the range of colours holds a value back, noise has no effect, and must get no say.
             free = ((images[rows] + noise) == batch).to(gradients.dtype)
             gradient = (gradients * free).sum(0)
@@ -156,10 +162,14 @@ class UniversalNoise:
         return noise * (eps / _length(noise[None])[0]).clamp(max=1)
 
 
-def _clipped_margin(logits: Tensor, labels: Tensor) -> Tensor:
+def _steadiness(logits: Tensor, labels: Tensor, turn: Tensor) -> Tensor:
+    """Return about 1 where the prediction stands, and about 0 where it has changed."""
+    return (_margin(logits, labels) / turn).sigmoid()
+
+
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    others = logits.scatter(1, labels.unsqueeze(1), -torch.inf)
-    return (own - others.amax(1)).clamp_min(_ENOUGH)
+    return own - logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
 
 
 def _length(noise: Tensor) -> Tensor:
