@@ -32,7 +32,9 @@ ATTACK_METRICS = (
         "mean",
         among="fooled",
     ),
-    Metric("steps_to_success", "steps", "Steps until the first success", "mean", among="fooled"),
+    Metric(
+        "steps_to_success", "steps", "Steps until the success at the smallest fooling budget", "mean", among="fooled"
+    ),
     Metric("lost_to_rounding", "lost_to_rounding", "Successes that 8-bit storage (PNG) undoes", among="fooled"),
     Metric("lost_to_jpeg", "lost_to_jpeg", "Successes that a JPEG of quality 90 undoes", among="fooled"),
     Metric("overstepped", "overstepped", "Queries outside the budget, an image", "mean"),

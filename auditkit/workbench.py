@@ -209,15 +209,16 @@ def set_up(recipe: Recipe) -> Workbench:
     first = dataset.read(0, min(_FIRST_IMAGES, len(dataset))).samples
     if not len(first):
         raise ExecutionError(f"{dataset.source}: none of the first {_FIRST_IMAGES} images can be read")
+    names = _shifted_names(dataset.class_names, settings.label_offset)
+    known = max(settings.classes or 1, len(names or ()), int(first.labels.max()) + settings.label_offset + 1)
     try:
-        model = try_out(loaded, steps, first.images, device, settings.batch)
+        model = try_out(loaded, steps, first.images, device, settings.batch, known)
     except ExecutionError as error:
         remedy = explain_failure(loaded, steps, first, device)
         if remedy is None or f"add {remedy.rpartition(' with ')[2]}" in str(error):
             raise
         raise ExecutionError(f"{error}; {remedy}") from error
     search = search_copy(model, first.images, settings.precision)
-    names = _shifted_names(dataset.class_names, settings.label_offset)
     return Workbench(recipe, loaded, steps, model, search, dataset, names)
 
 

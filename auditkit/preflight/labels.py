@@ -34,7 +34,9 @@ def check_labels(samples: Samples, model: Model, label_offset: int = 0) -> None:
         return
     row = int(samples.labels.argmax())
     label, lowest = int(samples.labels[row]), int(samples.labels.min())
-    if classes == 1:
+    if model.label_classes is not None:
+        remedy = f"say with --classes how many there are, {label + 1} or more"
+    elif classes == 1:
         remedy = "export a network with one score a class"
     elif lowest > 0 and label == classes:
         remedy = f"the labels seem to count from 1: add --label-offset {label_offset - 1}"

@@ -29,7 +29,9 @@ def _are_probabilities(outputs: Tensor) -> bool:
 
 
 def right_outputs(steps: Preprocessing, outputs: Tensor) -> Preprocessing:
-    """Return the steps with `outputs` set to what the network's raw outputs (N, K) are."""
+    """Return the steps with `outputs` set to what the network's raw outputs (N, K) are; labels stay labels."""
+    if steps.outputs == "labels":
+        return steps
     return replace(steps, outputs="probabilities" if _are_probabilities(outputs) else "logits")
 
 

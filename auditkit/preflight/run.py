@@ -96,7 +96,8 @@ def _diagnoses(
         base = right_outputs(steps, outputs)
         better = better_convention(loaded, base, model, images, labels, predicted)
     if better is None:
-        yield from saturation_diagnoses(outputs, logits_behind_softmax=loaded.before_softmax is not None)
+        if steps.outputs != "labels":
+            yield from saturation_diagnoses(outputs, logits_behind_softmax=loaded.before_softmax is not None)
         yield from class_diagnoses(labels, predicted, classes, class_names)
         yield from accuracy_diagnoses(labels, predicted, classes)
     else:

@@ -84,7 +84,15 @@ class Minimal(Attack):
             Metric("median_distance", "distance", "Median distance of the nearest success", "median", among="found"),
         ),
         needs=frozenset({Capability.GRADIENTS}),
-        curves=(Curve("robust_accuracy", "Robust accuracy over the distance", "distance", column="distance"),),
+        curves=(
+            Curve(
+                "robust_accuracy",
+                "Robust accuracy over the distance",
+                "distance",
+                column="distance",
+                among="clean_correct",
+            ),
+        ),
         flags=ATTACK_FLAGS,
         references=(
             "Croce and Hein 2020 (FAB: the linearised boundary), https://arxiv.org/abs/1907.02044",

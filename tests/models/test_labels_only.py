@@ -10,7 +10,7 @@ from onnx import helper
 from onnx_graphs import model_of
 from torch import nn
 
-from auditkit import Capability, ExecutionError, UsageError
+from auditkit import Capability, ExecutionError, UsageError, audit
 from auditkit.config import settings_from
 from auditkit.engine import missing_capability
 from auditkit.models.base import Model
@@ -21,6 +21,7 @@ from auditkit.models.tryout import try_out
 from auditkit.plan import configure
 from auditkit.samples import Samples
 from auditkit.testing import LinearModel, run_check, toy_model, toy_samples
+from auditkit.workbench import Recipe, set_up
 from auditkit_plugins.decision import Decision
 from auditkit_plugins.pgd import PGD
 from auditkit_plugins.random_noise import UniformNoise
@@ -170,6 +171,33 @@ def test_that_the_number_of_classes_is_an_option_of_labels_only():
         settings_from({"classes": 43})
     with pytest.raises(UsageError, match="classes = 0"):
         settings_from({"outputs": "labels", "classes": 0})
+
+
+def test_that_an_audit_of_labels_runs_what_it_can_and_warns_of_nothing(tmp_path):
+    options = {"noise.decision": {"queries": 10}}
+    result = audit(
+        Answers(),
+        (SAMPLES.images, SAMPLES.labels),
+        out=tmp_path,
+        checks=["noise.decision", "noise.square", "noise.pgd"],
+        options=options,
+        outputs="labels",
+        classes=7,
+    ).result
+    assert result.model.classes == 7
+    assert {check.id: check.status for check in result.checks} == {
+        "noise.decision": "done",
+        "noise.square": "skipped",
+        "noise.pgd": "skipped",
+    }
+    assert [note.id for note in result.notes if note.level == "warning"] == []
+
+
+def test_that_labels_of_later_images_ask_for_the_number_of_classes():
+    labels = torch.cat([torch.zeros(64, dtype=torch.int64), torch.tensor([9])])
+    bench = set_up(Recipe(Answers(), (torch.full((65, 3, 8, 8), 0.5), labels), settings_from({"outputs": "labels"})))
+    with pytest.raises(ExecutionError, match=r"label 9.*--classes how many there are, 10 or more"):
+        bench.read(0, 65)
 
 
 def test_that_an_image_that_nobody_labels_rightly_stays_out():
