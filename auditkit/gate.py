@@ -18,6 +18,9 @@ Bound = Literal[">=", "<=", ">", "<"]
 
 _GATE = re.compile(r"^\s*(?P<check>[^\s/]+)/(?P<metric>\S+)\s*(?P<bound>>=|<=|>|<)\s*(?P<threshold>\S+)\s*$")
 
+# What every attack also reports, and no attack has a part in.
+_WITHOUT_ATTACK = "clean_accuracy"
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -80,7 +83,8 @@ def _judge_one(result: Result, gate: Gate) -> GateRecord:
     check = result.check(gate.check)
     estimate = check.metrics.get(gate.metric) if check is not None and check.status == "done" else None
     verdict = _verdict(gate, estimate) if estimate is not None else Verdict.MISSING
-    doubt = _doubt(result, check) if verdict is Verdict.PASS else None
+    attacked = gate.metric.partition("@")[0] != _WITHOUT_ATTACK
+    doubt = _doubt(result, check) if verdict is Verdict.PASS and attacked else None
     return GateRecord(
         metric=gate.name,
         bound=gate.bound,

@@ -30,7 +30,7 @@ def compare(of: Subject, eps: float) -> None:
     assert findings.backwards is not None
     began = time.perf_counter()
     peer = AutoAttack(of.network, norm="Linf", eps=eps, version="standard", seed=0, device="cpu")
-    attacked = peer.run_standard_evaluation(of.samples.images, of.samples.labels, batch_size=BATCH)
+    attacked, *_ = peer.run_standard_evaluation(of.samples.images, of.samples.labels, batch_size=BATCH)
     seconds = time.perf_counter() - began
     left = survivors(of, attacked, eps)
     print(f"{of.name}, eps {budget_text(eps)}, {n} images, {torch.get_num_threads()} threads")

@@ -283,3 +283,8 @@ def test_one_doubtful_flag_among_several_is_enough_and_is_the_one_that_is_named(
     assert "grave" in record.text
     assert "boxes, gradients" in record.text
     assert "harmless" not in record.text
+
+
+def test_doubt_about_gradients_leaves_the_clean_accuracy_alone():
+    attack = check(needs=("gradients",), clean_accuracy=between(0.6, 0.7))
+    assert judged("noise.pgd/clean_accuracy >= 0.5", attack, flags=DOUBT).verdict is PASS
