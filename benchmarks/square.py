@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 
 import torch
-from auditkit_plugins.square import Square
 from torch import nn
 
 from auditkit.budgets import budget_text, parse_budget
 from auditkit.plan import Planned
+from auditkit_plugins.square import Square
 from benchmarks.subjects import BATCH, Subject, arguments, subject, survivors
 
 
