@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from auditkit.artifacts import CLEAN_LOGITS, Artifact
-    from auditkit.attack import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, Attack, cascade
+    from auditkit.attack import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, CONTROL_METRIC, Attack, cascade
     from auditkit.auditing import AuditResult, audit, load_result
     from auditkit.budgets import Budgets, budget_text
     from auditkit.check import Check, Curve, Exhibit, Findings, Finished, FlagRule, Learner, Lesson, Metric, Panel, Spec
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from auditkit.exhibits import difference_panel, heat_panel, image_panel
     from auditkit.models.base import Capability, Differentiable, Model
     from auditkit.origin import Origin
-    from auditkit.queries import Queries
+    from auditkit.queries import Goal, Queries
     from auditkit.result import Result, Verdict
     from auditkit.saliency_map import saliency
     from auditkit.samples import Samples, open_dataset
@@ -30,6 +30,7 @@ __all__ = [
     "ATTACK_FLAGS",
     "ATTACK_METRICS",
     "CLEAN_LOGITS",
+    "CONTROL_METRIC",
     "Artifact",
     "Attack",
     "AuditError",
@@ -47,6 +48,7 @@ __all__ = [
     "Findings",
     "Finished",
     "FlagRule",
+    "Goal",
     "Learner",
     "Lesson",
     "Metric",
@@ -77,7 +79,7 @@ __all__ = [
 # Names are imported when they are first used: `import auditkit` and `auditkit --help` load neither torch nor onnx.
 _HOMES = {
     "artifacts": ("CLEAN_LOGITS", "Artifact"),
-    "attack": ("ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "Attack", "cascade"),
+    "attack": ("ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "CONTROL_METRIC", "Attack", "cascade"),
     "auditing": ("AuditResult", "audit", "load_result"),
     "budgets": ("Budgets", "budget_text"),
     "check": (
@@ -98,7 +100,7 @@ _HOMES = {
     "exhibits": ("difference_panel", "heat_panel", "image_panel"),
     "models.base": ("Capability", "Differentiable", "Model"),
     "origin": ("Origin",),
-    "queries": ("Queries",),
+    "queries": ("Goal", "Queries"),
     "result": ("Result", "Verdict"),
     "saliency_map": ("saliency",),
     "samples": ("Samples", "open_dataset"),

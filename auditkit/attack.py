@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
+from torch import Tensor
+
 from auditkit.artifacts import CLEAN_LOGITS
 from auditkit.attack_findings import attack_findings
 from auditkit.campaign import Campaign, Trail
@@ -14,12 +16,12 @@ from auditkit.context import Context
 from auditkit.drive import Job, drive
 from auditkit.models.base import Model
 from auditkit.origin import Origin
-from auditkit.queries import Queries
+from auditkit.queries import Goal, Queries
 from auditkit.samples import Samples
 from auditkit.streams import Streams
 from auditkit.threat import Norm, ThreatModel
 
-__all__ = ["ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "Attack", "cascade"]
+__all__ = ["ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "CONTROL_METRIC", "Attack", "cascade"]
 
 ATTACK_METRICS = (
     Metric("clean_accuracy", "clean_correct", "Correct on the unperturbed images"),
@@ -40,6 +42,11 @@ ATTACK_METRICS = (
     Metric("overstepped", "overstepped", "Queries outside the budget, an image", "mean"),
 )
 """What every attack reports; put them into the spec."""
+
+CONTROL_METRIC = Metric(
+    "control_success_rate", "fooled_by_chance", "Fooled by the same means without aim", among="clean_correct"
+)
+"""What an attack with a `control` reports beside."""
 
 ATTACK_CURVES = (Curve("robust_accuracy", "Robust accuracy over the budget", "budget"),)
 
@@ -72,11 +79,19 @@ class Attack(ABC):
     """
 
     spec: ClassVar[Spec]
-    nearest: ClassVar[bool] = False
-    """Whether it looks for the nearest success: rows then have no budget, run all their steps, and keep the best."""
     eps: tuple[float, ...]
     """The budgets, smallest first; several give a curve."""
     restarts: int = 1
+
+    @property
+    def goal(self) -> Goal:
+        """Which success counts: the `first`, the `nearest` (rows then have no budget), or the `strongest`."""
+        return "first"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Names of the numbers that the attack says of a query; those of the success that counts become columns."""
+        return ()
 
     @property
     @abstractmethod
@@ -91,6 +106,14 @@ class Attack(ABC):
     @abstractmethod
     def start(self, origin: Origin) -> Any:
         """Return the first state of these rows."""
+
+    def scout(self, model: Queries, state: Any) -> Any:
+        """Look at the model once before the first step, and return the state with what was learned."""
+        return state
+
+    def control(self, origin: Origin) -> Tensor | None:
+        """Return images (N, C, H, W) changed by mere chance, inside the budget; None where chance has its own check."""
+        return None
 
     @abstractmethod
     def step(self, model: Queries, state: Any) -> Any:
@@ -131,7 +154,7 @@ def cascade(attacks: Sequence[Attack], model: Model, samples: Samples, ctx: Cont
             samples=samples,
             trails=trails,
             norm=attack.norm,
-            nearest=attack.nearest,
+            nearest=attack.goal == "nearest",
             restarts=attack.restarts,
             attack=number,
             progress=ctx.progress if last else _unheard,

@@ -17,9 +17,10 @@ from auditkit.check import Findings
 from auditkit.context import Context
 from auditkit.exhibits import attack_exhibits
 from auditkit.models.base import Model
+from auditkit.origin import Origin, object_masks
 from auditkit.samples import Samples
 from auditkit.stored import as_8bit, as_jpeg
-from auditkit.threat import Norm
+from auditkit.threat import Norm, allowed
 
 __all__ = ["attack_findings"]
 
@@ -31,7 +32,12 @@ class _Bounded(Protocol):
     eps: tuple[float, ...]
 
     @property
+    def marks(self) -> tuple[str, ...]: ...
+
+    @property
     def norm(self) -> Norm: ...
+
+    def control(self, origin: Origin) -> Tensor | None: ...
 
 
 def attack_findings(
@@ -43,6 +49,7 @@ def attack_findings(
     fooled_from = np.full(n, len(attack.eps))
     steps, away = np.full(n, np.nan), np.full(n, np.nan)
     found_by = np.full(n, -1)
+    marks = np.full((n, len(attack.marks)), np.nan)
     attacked = samples.images.clone()
     logits = ctx.shelf.get(CLEAN_LOGITS).clone()
     for row, trail in trails.items():
@@ -50,6 +57,7 @@ def attack_findings(
         if trail.best is not None:
             attacked[row], logits[row] = trail.best.image, trail.best.logits
             steps[row], away[row] = trail.steps_to_best, trail.best.distance
+            marks[row] = trail.best.marks
     found = found_by >= 0
     fooled = clean_correct & (fooled_from < len(attack.eps))
     columns: dict[str, np.ndarray[Any, Any]] = {
@@ -62,6 +70,7 @@ def attack_findings(
         "attack": found_by,
         "attacked_label": logits.argmax(1).cpu().numpy(),
     }
+    columns |= {name: marks[:, at] for at, name in enumerate(attack.marks)}
     for index, eps in enumerate(attack.eps):
         by_now = clean_correct & (fooled_from <= index)
         columns[f"robust@{budget_text(eps)}"] = clean_correct & ~by_now
@@ -69,6 +78,7 @@ def attack_findings(
     for name in ("overstepped", "refuted"):
         columns[name] = _account(trails, n, name)
     columns |= _survival(model, samples, attacked, fooled)
+    columns |= _by_chance(attack, samples, correct, model, ctx)
     return Findings(
         columns,
         attack_exhibits(samples, attacked, logits, torch.from_numpy(found), model, ctx),
@@ -91,6 +101,31 @@ def _survival(
             lost[rows.cpu()] = (logits.argmax(1) == samples.labels[rows]).cpu()
         columns[name] = lost.numpy()
     return columns
+
+
+def _by_chance(
+    attack: _Bounded, samples: Samples, correct: Tensor, model: Model, ctx: Context
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return which samples are fooled by mere chance at the largest budget; nothing where the attack has no control."""
+    eps = torch.full((len(samples),), attack.eps[-1], dtype=samples.images.dtype, device=samples.images.device)
+    changed = attack.control(
+        Origin(
+            images=samples.images.clone(),
+            labels=samples.labels,
+            eps=eps,
+            restart=torch.zeros_like(samples.labels),
+            logits=ctx.shelf.get(CLEAN_LOGITS),
+            points=samples.images,
+            masks=object_masks(samples),
+            warm=torch.zeros_like(samples.labels, dtype=torch.bool),
+            rng=ctx.streams(samples.ids, "control"),
+        )
+    )
+    if changed is None:
+        return {}
+    wrong = model.logits(changed).argmax(1) != samples.labels
+    counts = correct & wrong & allowed(attack.norm, eps, samples.images, changed)
+    return {"fooled_by_chance": counts.cpu().numpy()}
 
 
 def _account(trails: Mapping[int, Trail], n: int, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from auditkit.models.base import Differentiable, Model
-from auditkit.origin import Origin
-from auditkit.queries import Queries
+from auditkit.origin import Origin, object_masks
+from auditkit.queries import Goal, Queries
 from auditkit.rows import concatenate_rows, count_rows, take_rows
 from auditkit.samples import Samples
 from auditkit.streams import Streams
@@ -65,6 +65,8 @@ class Outcome:
     """Queries that fooled the search copy from outside the budget."""
     refuted: int
     """Points that fooled the search copy and not the deployed model."""
+    marks: tuple[float, ...] = ()
+    """What the attack said of the query that fooled; NaN where it said nothing."""
 
 
 class JobQueue(Protocol):
@@ -93,12 +95,21 @@ class Drivable(Protocol):
         ...
 
     @property
-    def nearest(self) -> bool:
-        """Whether rows go on after a success, to find a nearer one."""
+    def goal(self) -> Goal:
+        """Whether rows go on after a success, to find a nearer or a stronger one."""
+        ...
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Names of the numbers that come with a query."""
         ...
 
     def start(self, origin: Origin) -> Any:
         """Return the rows' first state."""
+        ...
+
+    def scout(self, model: Queries, state: Any) -> Any:
+        """Return the rows' state after a first look at the model."""
         ...
 
     def step(self, model: Queries, state: Any) -> Any:
@@ -108,14 +119,18 @@ class Drivable(Protocol):
 
 @dataclass(frozen=True)
 class _Rows:
-    """The tensors of some running jobs, one row a job; `points` (N, C, H, W) is what to show to the deployed model."""
+    """The tensors of some running jobs, one row a job.
+
+    `points` (N, C, H, W) is what to show to the deployed model, `marks` (N, M) what the attack said of it.
+    """
 
     state: Any
     clean: Tensor
     labels: Tensor
     eps: Tensor
     reach: Tensor
-    """(N,): how far the nearest success so far lies; infinite before there is one."""
+    """(N,): the distance or the margin of the best success so far; infinite before there is one."""
+    marks: Tensor
     points: Tensor
 
 
@@ -197,7 +212,9 @@ class _Drive:
             if self.running:
                 group = _join(self.running)
                 self.running = []
-                self._step(group)
+                for ledger in group.ledgers:
+                    ledger.steps += 1
+                self._ask("step", group)
             waiting = sum(map(len, self.parked))
             if waiting >= self.batch or (waiting and not self.running):
                 self._judge()
@@ -210,7 +227,7 @@ class _Drive:
         while len(jobs) < free and (job := self.queue.next()) is not None:
             jobs.append(job)
         if jobs:
-            self.running.append(self._start(jobs))
+            self._ask("scout", self._start(jobs))
 
     def _start(self, jobs: list[Job]) -> _Group:
         at = torch.tensor([job.sample for job in jobs], dtype=torch.int64, device=self.samples.labels.device)
@@ -225,30 +242,43 @@ class _Drive:
             restart=torch.tensor([job.restart for job in jobs], dtype=torch.int64, device=clean.device),
             logits=self.logits.index_select(0, at),
             points=torch.stack(points),
+            masks=object_masks(self.samples).index_select(0, at),
             warm=torch.tensor([job.point is not None for job in jobs], device=clean.device),
             rng=self.streams(jobs),
         )
         state = self.attack.start(origin)
         self._check_rows("start", state, len(jobs))
-        rows = _Rows(state, clean, labels, eps, torch.full_like(eps, torch.inf), clean)
+        reach, marks = torch.full_like(eps, torch.inf), clean.new_full((len(jobs), len(self.attack.marks)), torch.nan)
+        rows = _Rows(state, clean, labels, eps, reach, marks, clean)
         return _Group(rows, [_Ledger(job) for job in jobs])
 
-    def _step(self, group: _Group) -> None:
-        rows, nearest = group.rows, self.attack.nearest
-        reach = rows.reach if nearest else None
-        queries = Queries(self.search, self.model, rows.clean, rows.labels, rows.eps, self.attack.norm, reach)
-        state = self.attack.step(queries, rows.state)
-        self._check_rows("step", state, len(group))
+    def _ask(self, method: Literal["scout", "step"], group: _Group) -> None:
+        """Let the attack ask about some rows, and part those that are through from those that go on."""
+        rows, attack = group.rows, self.attack
+        queries = Queries(
+            self.search,
+            self.model,
+            rows.clean,
+            rows.labels,
+            rows.eps,
+            attack.norm,
+            attack.goal,
+            rows.reach,
+            len(attack.marks),
+        )
+        state = getattr(attack, method)(queries, rows.state)
+        self._check_rows(method, state, len(group))
         for ledger, outside in zip(group.ledgers, queries.overstepped.tolist(), strict=True):
-            ledger.steps += 1
             ledger.forwards += queries.forwards
             ledger.backwards += queries.backwards
             ledger.overstepped += outside
         hit = queries.found.view(-1, 1, 1, 1)
-        points = torch.where(hit, queries.candidates, rows.points if nearest else state.images)
+        best = torch.where(queries.reach.isfinite().view(-1, 1, 1, 1), rows.points, state.images)
+        points = torch.where(hit, queries.candidates, best)
+        marks = torch.where(queries.found.unsqueeze(1), queries.marks, rows.marks)
         given_up = getattr(state, "given_up", None)
-        reach = queries.reach if queries.reach is not None else rows.reach
-        stepped = _Group(_Rows(state, rows.clean, rows.labels, rows.eps, reach, points), group.ledgers)
+        moved = replace(rows, state=state, reach=queries.reach, marks=marks, points=points)
+        stepped = _Group(moved, group.ledgers)
         self._retire(stepped, queries.found, given_up.tolist() if given_up is not None else None)
 
     def _retire(self, group: _Group, found: Tensor, given_up: list[bool] | None) -> None:
@@ -256,9 +286,10 @@ class _Drive:
         staying: list[int] = []
         for row, (hit, ledger) in enumerate(zip(found.tolist(), group.ledgers, strict=True)):
             ledger.spent = ledger.steps >= self.attack.steps or (given_up is not None and given_up[row])
-            ledger.hit = hit or (ledger.hit and self.attack.nearest)
+            first = self.attack.goal == "first"
+            ledger.hit = hit or (ledger.hit and not first)
             ledger.at_last_point = ledger.spent and not ledger.hit
-            (leaving if ledger.spent or (hit and not self.attack.nearest) else staying).append(row)
+            (leaving if ledger.spent or (hit and first) else staying).append(row)
         if leaving:
             self.parked.append(group.take(leaving))
         if staying:
@@ -288,10 +319,10 @@ class _Drive:
                 confirmed.append(row)
                 continue
             if ledger.at_last_point:
-                self.queue.report(_outcome(ledger, False, rows.points[row].clone(), logits[row].clone(), float("nan")))
+                self.queue.report(_outcome(ledger, rows.points[row].clone(), logits[row].clone()))
                 continue
             ledger.refuted += 1
-            if self.attack.nearest and ledger.refuted <= len(_PUSHES):
+            if self.attack.goal == "nearest" and ledger.refuted <= len(_PUSHES):
                 ledger.at_last_point = ledger.refuted == len(_PUSHES)
                 pushed.append(row)
                 continue
@@ -313,9 +344,10 @@ class _Drive:
         shortest = max(len(ledger.job.smaller) for ledger in group.ledgers)
         if shortest:
             points, logits = self._shortened(group, logits, shortest)
-        away = distance(self.attack.norm, group.rows.clean, points).tolist()
+        away, marks = distance(self.attack.norm, group.rows.clean, points).tolist(), group.rows.marks.tolist()
         for row, ledger in enumerate(group.ledgers):
-            self.queue.report(_outcome(ledger, True, points[row].clone(), logits[row].clone(), away[row]))
+            failure = _outcome(ledger, points[row].clone(), logits[row].clone())
+            self.queue.report(replace(failure, fooled=True, distance=away[row], marks=tuple(marks[row])))
 
     def _shortened(self, group: _Group, logits: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """Bisect the smaller budgets of each job on the way back to the clean image; return points and their logits."""
@@ -357,13 +389,14 @@ def _pushed(group: _Group, norm: Norm) -> _Group:
     return replace(group, rows=replace(rows, points=further.clamp(0, 1)))
 
 
-def _outcome(ledger: _Ledger, fooled: bool, image: Tensor, logits: Tensor, away: float) -> Outcome:
+def _outcome(ledger: _Ledger, image: Tensor, logits: Tensor) -> Outcome:
+    """Return a failure with the account of its job."""
     return Outcome(
         job=ledger.job,
-        fooled=fooled,
+        fooled=False,
         image=image,
         logits=logits,
-        distance=away,
+        distance=float("nan"),
         steps=ledger.steps,
         forwards=ledger.forwards,
         backwards=ledger.backwards,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from auditkit.samples import Samples
 from auditkit.streams import Streams
 
-__all__ = ["Origin"]
+__all__ = ["Origin", "object_masks"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,17 @@ class Origin:
     """float32 (N, K): what the deployed model says about the clean images."""
     points: Tensor
     """float32 (N, C, H, W): where a search at a larger budget ended, scaled into this one; else the clean image."""
+    masks: Tensor
+    """bool (N, H, W): true on the object; true everywhere if nobody said where it is."""
     warm: Tensor
     """bool (N,): whether `points` comes from a larger budget."""
     rng: Streams
     """A random stream a row."""
+
+
+def object_masks(samples: Samples) -> Tensor:
+    """Return bool (N, H, W): the masks of these samples; true everywhere if they have none."""
+    if samples.masks is not None:
+        return samples.masks
+    n, _, height, width = samples.images.shape
+    return torch.ones((n, height, width), dtype=torch.bool, device=samples.images.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from auditkit.errors import ExecutionError
 from auditkit.models.base import Differentiable, Model
 from auditkit.threat import Norm, allowed, distance
 
-__all__ = ["Queries"]
+__all__ = ["Goal", "Queries"]
+
+Goal = Literal["first", "nearest", "strongest"]
 
 
 class Queries:
@@ -30,7 +33,9 @@ class Queries:
         labels: Tensor,
         eps: Tensor,
         norm: Norm,
+        goal: Goal = "first",
         reach: Tensor | None = None,
+        marks: int = 0,
     ) -> None:
         self._search = search
         self._model = model
@@ -38,23 +43,35 @@ class Queries:
         self._labels = labels
         self._eps = eps
         self._norm = norm
-        self.reach = reach
-        """float32 (N,): only successes nearer than this are of use. None: every one inside the budget is."""
+        self._goal = goal
+        self.reach = torch.full_like(eps, torch.inf) if reach is None else reach
+        """float32 (N,): how good the best success so far is, smaller is better: its distance where the goal is the
+        nearest one, its margin where it is the strongest; infinite before there is one."""
         self.forwards = 0
         """Forward passes so far, per row."""
         self.backwards = 0
         self.found = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         """bool (N,): a query inside the budget fooled the search copy."""
         self.candidates = clean
-        """(N, C, H, W): the first such query of each row that has one; the nearest, where nearness counts."""
+        """(N, C, H, W): the first, nearest or strongest such query of each row that has one."""
+        self.marks = clean.new_full((len(clean), marks), torch.nan)
+        """float32 (N, M): the marks of that query."""
         self.overstepped = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
         """int64 (N,): queries that fooled the search copy from outside the budget."""
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Return float32 (N * P, K) for images in [0, 1]; one forward pass each."""
+    @property
+    def differentiable(self) -> bool:
+        """Whether `gradient` may be asked."""
+        return self._search is not None
+
+    def logits(self, images: Tensor, marks: Tensor | None = None) -> Tensor:
+        """Return float32 (N * P, K) for images in [0, 1]; one forward pass each.
+
+        `marks` (N * P, M) describe the images in the numbers that the attack named.
+        """
         with torch.no_grad():
             scores = self._search.logits(images) if self._search is not None else self._model.logits(images)
-        self._note(images, scores)
+        self._note(images, scores, marks)
         self.forwards += len(images) // len(self._clean)
         return scores
 
@@ -72,38 +89,47 @@ class Queries:
         self.backwards += len(images) // len(self._clean)
         return scores, gradient
 
-    def _note(self, images: Tensor, scores: Tensor) -> None:
+    def _note(self, images: Tensor, scores: Tensor, marks: Tensor | None = None) -> None:
         rows = len(self._clean)
         if len(images) % rows:
             raise TypeError(f"a query holds the same number of images for each of the {rows} rows; got {len(images)}")
+        if marks is not None and marks.shape != (len(images), self.marks.shape[1]):
+            wanted = (len(images), self.marks.shape[1])
+            raise TypeError(f"a query of {len(images)} images has marks {wanted}; got {tuple(marks.shape)}")
         each = len(images) // rows
-        fooled = scores.argmax(1).view(rows, each) != self._labels.unsqueeze(1)
-        hits = fooled.nonzero()
-        if not len(hits):
+        fooled = scores.argmax(1) != self._labels.repeat_interleave(each)
+        at = fooled.nonzero().flatten()
+        if not len(at):
             return
-        row, which = hits[:, 0], hits[:, 1]
-        points = images.view(rows, each, *images.shape[1:])[row, which]
-        legal = allowed(self._norm, self._eps[row], self._clean[row], points)
+        row = at // each
+        legal = allowed(self._norm, self._eps[row], self._clean[row], images[at])
         self.overstepped.index_add_(0, row, (~legal).long())
-        new = legal & ~self.found[row] if self.reach is None else legal
-        row, points = row[new], points[new]
-        if self.reach is not None and len(row):
-            row, points = self._nearer(row, points)
+        if self._goal == "first":
+            at = at[legal & ~self.found[row]]
+        else:
+            at = self._better(at[legal], each, images, scores)
+        row = at // each
         if each > 1 and len(row):
             first = torch.ones_like(row, dtype=torch.bool)
             first[1:] = row[1:] != row[:-1]
-            row, points = row[first], points[first]
+            row, at = row[first], at[first]
         if len(row):
-            self.candidates = self.candidates.index_copy(0, row, points)
+            self.candidates = self.candidates.index_copy(0, row, images[at])
+            self.marks = self.marks.index_copy(0, row, marks[at] if marks is not None else self.marks[row] * torch.nan)
             self.found[row] = True
 
-    def _nearer(self, row: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep what improves on each row's reach, the nearest of a row first, and shorten the reach."""
-        assert self.reach is not None  # noqa: S101 (the caller looked)
-        away = distance(self._norm, self._clean[row], points)
-        better = (away < self.reach[row]) & (away > 0)
-        row, points, away = row[better], points[better], away[better]
-        by_distance = away.argsort(stable=True)
-        order = by_distance[row[by_distance].argsort(stable=True)]
-        self.reach = self.reach.scatter_reduce(0, row, away, "amin")
-        return row[order], points[order]
+    def _better(self, at: Tensor, each: int, images: Tensor, scores: Tensor) -> Tensor:
+        """Keep the queries that improve on their row's reach, the best of a row first, and shorten the reach."""
+        row = at // each
+        if self._goal == "nearest":
+            worth = distance(self._norm, self._clean[row], images[at])
+            better = (worth < self.reach[row]) & (worth > 0)
+        else:
+            own = scores[at].gather(1, self._labels[row].unsqueeze(1)).squeeze(1)
+            worth = own - scores[at].amax(1)
+            better = worth < self.reach[row]
+        at, worth = at[better], worth[better]
+        by_worth = worth.argsort(stable=True)
+        order = by_worth[(at[by_worth] // each).argsort(stable=True)]
+        self.reach = self.reach.scatter_reduce(0, at // each, worth, "amin")
+        return at[order]

@@ -28,7 +28,7 @@ from auditkit.models.loaded import digest_state
 from auditkit.models.preprocess import Preprocessing
 from auditkit.models.torch_files import load_module
 from auditkit.models.tryout import try_out
-from auditkit.origin import Origin
+from auditkit.origin import Origin, object_masks
 from auditkit.plan import PRESETS, Planned, configure
 from auditkit.queries import Queries
 from auditkit.samples import Samples
@@ -131,6 +131,7 @@ def toy_origin(attack: Attack, model: Model, samples: Samples, eps: float, seed:
         restart=torch.zeros_like(samples.labels),
         logits=model.logits(samples.images),
         points=samples.images.clone(),
+        masks=object_masks(samples),
         warm=torch.zeros_like(samples.labels, dtype=torch.bool),
         rng=Streams.of(seed, attack.spec.id, samples.ids),
     )
@@ -408,29 +409,30 @@ def _numpy_state() -> tuple[bytes, int]:
 class _Watched(Queries):
     """Queries that hold every image asked about to the budget, also one that fools nobody."""
 
-    def _note(self, images: Tensor, scores: Tensor) -> None:
+    def _note(self, images: Tensor, scores: Tensor, marks: Tensor | None = None) -> None:
         each = len(images) // len(self._clean)
         clean = self._clean.repeat_interleave(each, 0)
         inside = allowed(self._norm, self._eps.repeat_interleave(each), clean, images)
         _hold(bool(inside.all()), f"the attack asked about {int((~inside).sum())} images outside its budget")
-        super()._note(images, scores)
+        super()._note(images, scores, marks)
 
 
 def _hold_budget(attack: Attack, model: Model, samples: Samples) -> None:
     """Drive every sample to the end at every budget, whether it is fooled or not, and once more from where it ended."""
-    for eps in (math.inf,) if attack.nearest else attack.eps:
+    for eps in (math.inf,) if attack.goal == "nearest" else attack.eps:
         origin = toy_origin(attack, model, samples, eps)
         ended = _driven(attack, model, samples, origin)
-        if not attack.nearest:
+        if attack.goal != "nearest":
             _driven(attack, model, samples, replace(origin, points=ended, warm=torch.ones_like(origin.warm)))
 
 
 def _driven(attack: Attack, model: Model, samples: Samples, origin: Origin) -> Tensor:
     """Return where the rows stand after all steps, none of them outside its budget."""
-    reach = torch.full_like(origin.eps, torch.inf) if attack.nearest else None
+    reach = torch.full_like(origin.eps, torch.inf)
     budgets, state = origin.eps.clone(), attack.start(origin)
     for _ in range(attack.steps):
-        queries = _Watched(model.exact, model, samples.images, samples.labels, budgets, attack.norm, reach)
+        asked = (model.exact, model, samples.images, samples.labels, budgets, attack.norm, attack.goal, reach)
+        queries = _Watched(*asked, len(attack.marks))
         state = attack.step(queries, state)
         reach = queries.reach
         inside = allowed(attack.norm, budgets, samples.images, state.images)

@@ -123,12 +123,12 @@ class AttackSanity:
         """Compare what the finished checks found on these samples."""
         correct = (ctx.shelf.get(CLEAN_LOGITS).argmax(1) == samples.labels).cpu().numpy()
         attacks = [one for one in ctx.finished.values() if isinstance(one.check, Attack)]
-        fixed = [one for one in attacks if not _attack(one).nearest]
+        fixed = [one for one in attacks if _attack(one).goal != "nearest"]
         white = [one for one in fixed if Capability.GRADIENTS in one.check.spec.needs]
         many = [one for one in white if _attack(one).steps > 1]
         single = [one for one in white if _attack(one).steps == 1]
         blind = [one for one in attacks if Capability.GRADIENTS not in one.check.spec.needs]
-        nearest = [one for one in attacks if _attack(one).nearest and one not in blind]
+        nearest = [one for one in attacks if _attack(one).goal == "nearest" and one not in blind]
         nobody = np.zeros(len(samples), dtype=bool)
         return Findings(
             {

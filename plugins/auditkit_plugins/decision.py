@@ -76,10 +76,14 @@ class Decision(Attack):
             "full": {"eps": "0.5/255, 1/255, 2/255, 4/255, 8/255, 16/255"},
         },
     )
-    nearest: ClassVar[bool] = True
 
     eps: Budgets = (8 / 255,)
     queries: Annotated[int, Field(ge=1)] = 2000
+
+    @property
+    def goal(self) -> Literal["nearest"]:
+        """The nearest success."""
+        return "nearest"
 
     @property
     def norm(self) -> Literal["linf"]:

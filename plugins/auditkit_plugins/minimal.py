@@ -104,13 +104,16 @@ class Minimal(Attack):
             "full": {"eps": "0.25/255, 0.5/255, 1/255, 2/255, 4/255, 8/255, 16/255", "steps": 200},
         },
     )
-    nearest: ClassVar[bool] = True
-
     eps: Budgets = (8 / 255,)
     """At which distances to state the robust accuracy; the search itself knows no budget."""
     norm: Length = "linf"
     steps: Annotated[int, Field(ge=2)] = 100
     restarts: Annotated[int, Field(ge=1)] = 1
+
+    @property
+    def goal(self) -> Literal["nearest"]:
+        """The nearest success."""
+        return "nearest"
 
     def start(self, origin: Origin) -> MinimalState:
         """Start at the image itself."""

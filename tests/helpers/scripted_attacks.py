@@ -64,7 +64,7 @@ class Scripted(Attack):
 
 def scripted(network, step, nearest=False, start=None, **options):
     """Return a scripted attack whose `step(self, model, state)` is given, and its `start(self, origin)` if need be."""
-    parts = {"network": network, "step": step, "nearest": nearest, "__annotations__": {}}
+    parts = {"network": network, "step": step, "goal": "nearest" if nearest else "first", "__annotations__": {}}
     if start is not None:
         parts["start"] = start
     return dataclass(frozen=True)(type("Made", (Scripted,), parts))(**options)
