@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from auditkit.saliency_map import saliency
     from auditkit.samples import Samples, open_dataset
     from auditkit.stats import Estimate
-    from auditkit.stored import as_jpeg
+    from auditkit.stored import as_jpeg, from_16bit
     from auditkit.streams import Streams
     from auditkit.threat import Norm, ThreatModel
 
@@ -69,6 +69,7 @@ __all__ = [
     "budget_text",
     "cascade",
     "difference_panel",
+    "from_16bit",
     "heat_panel",
     "image_panel",
     "load_result",
@@ -105,7 +106,7 @@ _HOMES = {
     "saliency_map": ("saliency",),
     "samples": ("Samples", "open_dataset"),
     "stats": ("Estimate",),
-    "stored": ("as_jpeg",),
+    "stored": ("as_jpeg", "from_16bit"),
     "streams": ("Streams",),
     "threat": ("Norm", "ThreatModel"),
 }

@@ -19,7 +19,7 @@ from auditkit.exhibits import attack_exhibits
 from auditkit.models.base import Model
 from auditkit.origin import Origin, object_masks
 from auditkit.samples import Samples
-from auditkit.stored import as_8bit, as_jpeg
+from auditkit.stored import as_8bit, as_16bit, as_jpeg
 from auditkit.threat import Norm, allowed
 
 __all__ = ["attack_findings"]
@@ -84,6 +84,7 @@ def attack_findings(
         attack_exhibits(samples, attacked, logits, torch.from_numpy(found), model, ctx),
         forwards=_account(trails, n, "forwards") + 1 + 2 * fooled,
         backwards=_account(trails, n, "backwards"),
+        attacked=as_16bit(attacked[torch.from_numpy(found).to(attacked.device)]),
     )
 
 

@@ -136,6 +136,9 @@ class Findings:
     forwards: npt.NDArray[np.int64] | None = None
     """(N,) forward passes spent on each sample; None: the check did not count."""
     backwards: npt.NDArray[np.int64] | None = None
+    attacked: npt.NDArray[np.uint16] | None = None
+    """(F, C, H, W), the attacked images of the F samples that are true in column `found`, 65535 being white: for checks
+    that read this one. None: the check attacks nothing."""
 
 
 class Check(Protocol):
@@ -162,3 +165,5 @@ class Finished:
 
     check: Check
     columns: Mapping[str, npt.NDArray[Any]]
+    attacked: npt.NDArray[np.uint16] | None = None
+    """As in `Findings`."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from auditkit.check import Finished
+from auditkit.check import Findings, Finished
 from auditkit.errors import AuditError
 from auditkit.models.base import Capability, Model
 from auditkit.plan import Planned
@@ -253,12 +254,7 @@ def run_task(bench: Workbench, store: Store, task: Task, samples: Samples, progr
         if task.planned.check.spec.scope == "dataset":
             rows = bench.held_out(samples.ids)
             judged = samples.take(torch.from_numpy(rows))
-        finished = {
-            planned.key: Finished(
-                planned.check, {name: column[rows] for name, column in store.get(digest).findings.columns.items()}
-            )
-            for planned, digest in task.reads
-        }
+        finished = {planned.key: _finished(planned, store.get(digest).findings, rows) for planned, digest in task.reads}
         unit = bench.run(task.planned, judged, advance, lesson, finished)
     except AuditError as error:
         return str(error)
@@ -266,6 +262,14 @@ def run_task(bench: Workbench, store: Store, task: Task, samples: Samples, progr
         advance(len(samples))
     store.put(task.digest, unit)
     return None
+
+
+def _finished(planned: Planned, findings: Findings, rows: npt.NDArray[np.bool_]) -> Finished:
+    """Return what a check found on some rows of a shard."""
+    attacked = findings.attacked
+    if attacked is not None:
+        attacked = attacked[rows[findings.columns["found"]]]
+    return Finished(planned.check, {name: column[rows] for name, column in findings.columns.items()}, attacked)
 
 
 def _unit_key(bench: Workbench, planned: Planned, digests: Sequence[str]) -> dict[str, object]:

@@ -34,6 +34,7 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
     """
     for name in ("forwards", "backwards"):
         _check_passes(spec, name, getattr(findings, name), n)
+    _check_attacked(spec, findings)
     for exhibit in findings.exhibits:
         if not math.isfinite(exhibit.score):
             raise ExecutionError(f"{spec.id} returned an exhibit of {exhibit.sample} with score {exhibit.score}")
@@ -55,6 +56,17 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
         for name in filter(None, (curve.column, curve.among)):
             if name not in findings.columns:
                 raise ExecutionError(f"{spec.id} returned no column {name}, which its curve of {curve.metric} needs")
+
+
+def _check_attacked(spec: Spec, findings: Findings) -> None:
+    images = findings.attacked
+    if images is None:
+        return
+    found = findings.columns.get("found")
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint16 or images.ndim != 4:
+        raise ExecutionError(f"{spec.id} returned attacked images that are not uint16 (F, C, H, W)")
+    if not isinstance(found, np.ndarray) or found.dtype.kind != "b" or int(found.sum()) != len(images):
+        raise ExecutionError(f"{spec.id} returned {len(images)} attacked images; wanted one for each true `found`")
 
 
 def _check_passes(spec: Spec, name: str, passes: object, n: int) -> None:

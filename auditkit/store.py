@@ -121,7 +121,7 @@ def _damaged(path: Path, error: Exception) -> ExecutionError:
 def _encode(unit: Unit) -> bytes:
     findings = unit.findings
     arrays: dict[str, npt.NDArray[Any]] = {f"column/{name}": column for name, column in findings.columns.items()}
-    for name in ("forwards", "backwards"):
+    for name in ("forwards", "backwards", "attacked"):
         if (passes := getattr(findings, name)) is not None:
             arrays[name] = passes
     for at, exhibit in enumerate(findings.exhibits):
@@ -166,5 +166,6 @@ def _decode(content: bytes) -> Unit:
             exhibits,
             arrays.get("forwards"),
             arrays.get("backwards"),
+            arrays.get("attacked"),
         )
     return Unit(findings, meta["seconds"])

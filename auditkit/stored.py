@@ -5,16 +5,29 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["as_8bit", "as_jpeg"]
+__all__ = ["as_8bit", "as_16bit", "as_jpeg", "from_16bit"]
+
+_WHITE = 65535
 
 
 def as_8bit(images: Tensor) -> Tensor:
     """Return images (N, C, H, W) in [0, 1] as a PNG or any other lossless 8-bit file gives them back."""
     return (images * 255).round() / 255
+
+
+def as_16bit(images: Tensor) -> npt.NDArray[np.uint16]:
+    """Return images (N, C, H, W) in [0, 1] as whole numbers up to 65535: what units keep of attacked images."""
+    return (images.detach().cpu().double() * _WHITE).round().numpy().astype(np.uint16)
+
+
+def from_16bit(stored: npt.NDArray[np.uint16], device: torch.device | str = "cpu") -> Tensor:
+    """Return float32 images (N, C, H, W) in [0, 1] from what `as_16bit` made of them."""
+    return torch.from_numpy(stored.astype(np.float32) / _WHITE).to(device)
 
 
 def as_jpeg(images: Tensor, quality: int) -> Tensor:

@@ -277,7 +277,8 @@ class _Trial:
             raise AssertionError(f"{situation}: {error}") from error
 
     def _finished(self, other: Check, context: Mapping[str, Any]) -> Finished:
-        return Finished(other, run_check(other, self.model, self.samples, **context).columns)
+        findings = run_check(other, self.model, self.samples, **context)
+        return Finished(other, findings.columns, findings.attacked)
 
 
 def _hold_lesson(spec: Spec, lesson: object) -> None:

@@ -34,11 +34,11 @@ _SHARE_OF_FIRST_TRIES, _MOST_FIRST_TRIES = 0.05, 10
 # How often a sticker is put anywhere rather than moved a little; how far it is moved, as a share of the image, at first
 # and at last.
 _ANYWHERE = 0.5
-_FIRST_SHIFT, _LAST_SHIFT = 0.2, 0.04
-# How often a sticker is as large as it may be.
-_FULL_SIZE = 0.7
+_FIRST_SHIFT, _LAST_SHIFT = 0.1, 0.04
+# How often a sticker is as large as it may be, at first and at last.
+_FULL_AT_FIRST, _FULL_AT_LAST = 0.9, 0.3
 # How strongly places are preferred to which the gradient points.
-_GUIDANCE = 3.0
+_GUIDANCE = 0.5
 _DRAWS = 8
 
 
@@ -214,7 +214,8 @@ class Sticker(Attack):
         corners = torch.where(anywhere, self._anywhere(state, each), shifted)
         side = state.side.view(-1, 1, 1)
         random_sides = 1 + (each[..., 5:7] * side).floor()
-        sides = torch.where(each[..., 7:8] < _FULL_SIZE, side.expand_as(random_sides), random_sides)
+        full = _FULL_AT_FIRST + (_FULL_AT_LAST - _FULL_AT_FIRST) * done.sqrt()
+        sides = torch.where(each[..., 7:8] < full, side.expand_as(random_sides), random_sides)
         fresh = torch.cat([corners, sides], 2)
         chosen = (choice[:, 1:2] * count).long().clamp(max=count - 1)
         one = (torch.arange(count, device=chosen.device) == chosen).unsqueeze(2)
