@@ -272,28 +272,35 @@ class _Drive:
             ledger.forwards += queries.forwards
             ledger.backwards += queries.backwards
             ledger.overstepped += outside
-        hit = queries.found.view(-1, 1, 1, 1)
-        best = torch.where(queries.reach.isfinite().view(-1, 1, 1, 1), rows.points, state.images)
-        points = torch.where(hit, queries.candidates, best)
-        marks = torch.where(queries.found.unsqueeze(1), queries.marks, rows.marks)
-        given_up = getattr(state, "given_up", None)
-        moved = replace(rows, state=state, reach=queries.reach, marks=marks, points=points)
-        stepped = _Group(moved, group.ledgers)
-        self._retire(stepped, queries.found, given_up.tolist() if given_up is not None else None)
+        found = queries.found.tolist()
+        rows = replace(rows, state=state, reach=queries.reach)
+        if any(found):
+            points = torch.where(queries.found.view(-1, 1, 1, 1), queries.candidates, rows.points)
+            marks = torch.where(queries.found.unsqueeze(1), queries.marks, rows.marks)
+            rows = replace(rows, points=points, marks=marks)
+        self._retire(_Group(rows, group.ledgers), found)
 
-    def _retire(self, group: _Group, found: Tensor, given_up: list[bool] | None) -> None:
+    def _retire(self, group: _Group, found: list[bool]) -> None:
+        first = self.attack.goal == "first"
+        given_up = getattr(group.rows.state, "given_up", None)
+        left = given_up.tolist() if given_up is not None else [False] * len(found)
         leaving: list[int] = []
         staying: list[int] = []
-        for row, (hit, ledger) in enumerate(zip(found.tolist(), group.ledgers, strict=True)):
-            ledger.spent = ledger.steps >= self.attack.steps or (given_up is not None and given_up[row])
-            first = self.attack.goal == "first"
+        for row, (hit, ledger) in enumerate(zip(found, group.ledgers, strict=True)):
+            ledger.spent = ledger.steps >= self.attack.steps or left[row]
             ledger.hit = hit or (ledger.hit and not first)
             ledger.at_last_point = ledger.spent and not ledger.hit
             (leaving if ledger.spent or (hit and first) else staying).append(row)
         if leaving:
-            self.parked.append(group.take(leaving))
+            self._park(group.take(leaving))
         if staying:
             self.running.append(group.take(staying))
+
+    def _park(self, group: _Group) -> None:
+        """Let rows wait for the deployed model: at their success, or where they stand if they have none."""
+        hit = torch.tensor([ledger.hit for ledger in group.ledgers], device=group.rows.labels.device)
+        points = torch.where(hit.view(-1, 1, 1, 1), group.rows.points, group.rows.state.images)
+        self.parked.append(replace(group, rows=replace(group.rows, points=points)))
 
     def _judge(self) -> None:
         """Ask the deployed model about all parked points; what it does not confirm goes on, if it still may.
