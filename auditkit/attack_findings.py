@@ -69,6 +69,7 @@ def attack_findings(
         "steps": steps,
         "attack": found_by,
         "attacked_label": logits.argmax(1).cpu().numpy(),
+        "attacked_confidence": torch.softmax(logits.double(), 1).amax(1).cpu().numpy(),
     }
     columns |= {name: marks[:, at] for at, name in enumerate(attack.marks)}
     for index, eps in enumerate(attack.eps):

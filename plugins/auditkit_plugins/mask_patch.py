@@ -282,8 +282,7 @@ def _read_mask(file: str) -> npt.NDArray[np.bool_]:
         raise ValueError(f"{file} is no .npy file, nor an .npz file with the key mask: {error}") from None
     if array.ndim not in (2, 3) or array.dtype.kind not in "biuf":
         raise ValueError(f"{file}: a mask has the shape (H, W) or (H, W, C); got {array.shape} of {array.dtype}")
-    inside: npt.NDArray[np.bool_] = array > _INSIDE
-    return inside if inside.ndim == 2 else inside.any(2)
+    return np.asarray((array > _INSIDE).reshape(*array.shape[:2], -1).any(axis=2), dtype=np.bool_)
 
 
 def _times(size: tuple[int, ...]) -> str:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["PIXEL_MARKS", "corner_colours", "pixel_marks", "with_pixel"]
+__all__ = ["PIXEL_MARKS", "corner_colours", "with_pixel"]
 
 PIXEL_MARKS = ("row", "column")
-
-
-def pixel_marks(channels: int) -> tuple[str, ...]:
-    """Return the names of the numbers that describe a changed pixel: its place, and its colour."""
-    return (*PIXEL_MARKS, *(("red", "green", "blue") if channels > 1 else ("grey",)))
+"""What is said of a changed pixel; its colour can be seen in the attacked image."""
 
 
 def with_pixel(images: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Return images (N, P, C, H, W), each with one pixel changed, and what was changed: (N, P, 2 + C).
+    """Return images (N, P, C, H, W), each with one pixel changed, and where that lies: row and column (N, P, 2).
 
     `candidates` (N, P, 2 + C): row and column as shares of the image in [0, 1], and a colour in [0, 1].
     """
@@ -27,7 +23,7 @@ def with_pixel(images: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     at = (row * width + column).unsqueeze(2).unsqueeze(3).expand(-1, -1, channels, -1)
     flat = images.flatten(2).unsqueeze(1).expand(-1, candidates.shape[1], -1, -1)
     changed = flat.scatter(3, at, colours.unsqueeze(3)).view(n, -1, channels, height, width)
-    return changed, torch.cat([torch.stack([row, column], 2).to(colours.dtype), colours], 2)
+    return changed, torch.stack([row, column], 2).to(colours.dtype)
 
 
 def corner_colours(images: Tensor) -> Tensor:

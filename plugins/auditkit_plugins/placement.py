@@ -17,6 +17,10 @@ Shape = Literal["circle", "square"]
 NUMBERS_A_PLACEMENT = 5
 """How many uniform numbers `drawn_placement` needs a row."""
 
+# With one colour value a pixel, a patch that lies between pixels or is turned blurs twice (on ResNet-20: 49 % of the
+# held-out images fooled instead of 53 %).
+_TEXELS_A_PIXEL = 2
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -41,8 +45,8 @@ def side_of(area: float, height: int, width: int, shape: Shape) -> float:
 
 
 def texels(side: float) -> int:
-    """Return how many colour values a patch of this side has on each side: one a pixel, rounded up."""
-    return max(1, math.ceil(side - 1e-6))
+    """Return how many colour values a patch of this side in pixels has on each side."""
+    return max(1, math.ceil(_TEXELS_A_PIXEL * side - 1e-6))
 
 
 def drawn_placement(

@@ -250,7 +250,7 @@ class Space:
         presets={
             "smoke": {"queries": 40, "shrinking": 0},
             "standard": {"eps": "0.25, 0.5, 1", "queries": 200, "shrinking": 120},
-            "full": {"eps": "0.1, 0.25, 0.5, 0.75, 1", "queries": 1000, "shrinking": 400},
+            "full": {"eps": "0.1, 0.25, 0.5, 0.75, 1", "queries": 1000, "shrinking": 800},
         },
     )
 

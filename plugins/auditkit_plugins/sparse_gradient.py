@@ -23,6 +23,7 @@ from auditkit import (
     Origin,
     Queries,
     Spec,
+    Streams,
 )
 from auditkit_plugins.sparse_search import random_pixels, require_whole
 
@@ -35,12 +36,17 @@ _FIRST_LENGTH, _LAST_LENGTH = 1.0, 0.1
 _FIRST_THRESHOLD, _THRESHOLD_STEP = 0.3, 0.01
 _MEMORY, _MEMORY_OF_SQUARES = 0.9, 0.999
 _TINY = 1e-12
-# Which share of the steps descends; the rest exchanges single pixels of the best success. In every step a row asks about
-# so many other images beside its point, and a pixel that was exchanged is left alone for so many steps.
-_DESCENDING = 0.5
-_CANDIDATES = 4
-_REST = 4
+# Which share of the steps descends; the rest exchanges single pixels of the best success.
+_DESCENDING = 0.4
+# How many other images a row asks about in every step beside its point: while it descends its best pixels only, so many
+# of them at most; later on exchanges, of which the first half is led by the gradient.
+_CANDIDATES, _LED = 6, 3
 _LARGEST_EXCERPT = 20.0
+# How freely the gradient's advice is taken; how often a pixel that it does not lead changes its colour, not its place,
+# and how far it moves otherwise.
+_TEMPERATURE = 0.5
+_RECOLOURED = 0.35
+_REACH = 2
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,10 @@ class SparseGradientState:
     """(N,): how many pixels of it changed; infinite before there is one."""
     exchanging: Tensor
     """bool (N,): whether the row has come to exchange pixels; the others descend."""
-    resting: Tensor
-    """int64 (N, H * W): the step from which on a pixel may be exchanged again."""
     given_up: Tensor
     """bool (N,): a single pixel is enough, so there is nothing left to look for."""
     step: Tensor
+    rng: Streams
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class SparseGradient(Attack):
 
     eps: Budgets = (1.0, 2.0, 3.0, 5.0, 10.0)
     """How many pixels may change."""
-    steps: Annotated[int, Field(ge=1)] = 100  # type: ignore[override]
+    steps: Annotated[int, Field(ge=1)] = 100
 
     def __post_init__(self) -> None:
         """Refuse parts of a pixel."""
@@ -117,9 +122,9 @@ class SparseGradient(Attack):
             best=origin.images,
             count=torch.full_like(origin.eps, torch.inf),
             exchanging=torch.zeros_like(origin.warm),
-            resting=torch.zeros_like(nothing[:, 0].flatten(1), dtype=torch.int64),
             given_up=torch.zeros_like(origin.warm),
             step=torch.zeros_like(origin.labels),
+            rng=origin.rng,
         )
 
     def step(self, model: Queries, state: SparseGradientState) -> SparseGradientState:
@@ -127,25 +132,21 @@ class SparseGradient(Attack):
         scores, slope = model.gradient(state.images, _margin, state.labels)
         fooled = scores.argmax(1) != state.labels
         noted = _noted(state, state.images, fooled)
-        exchanges, touched = _exchanges(noted, slope, fooled)
-        asked = torch.where(state.exchanging.view(-1, 1, 1, 1, 1), exchanges, _excerpts(noted, slope))
+        one_by_one = state.exchanging & ~(fooled & (noted.count > _CANDIDATES))
+        asked = torch.where(one_by_one.view(-1, 1, 1, 1, 1), _exchanges(state, slope, fooled), _excerpts(noted, slope))
         labels = state.labels.repeat_interleave(_CANDIDATES)
         answers = model.logits(asked.flatten(0, 1))
-        margins = _margin(answers, labels).view(-1, _CANDIDATES)
         wrong = (answers.argmax(1) != labels).view(-1, _CANDIDATES)
         for number in range(_CANDIDATES):
             noted = _noted(noted, asked[:, number], wrong[:, number])
-        lowest = _first_lowest(margins)
+        exchanged = _lowest(state, asked, _margin(answers, labels), _margin(scores, state.labels), fooled)
+        exchanged = torch.where(_column(noted.count < state.count), noted.best, exchanged)
         descended = self._descended(noted, slope, fooled)
-        chosen = asked.gather(1, lowest.view(-1, 1, 1, 1, 1).expand(-1, 1, *slope.shape[1:])).squeeze(1)
-        place = touched.gather(1, lowest.unsqueeze(1))
+        images = torch.where(_column(state.exchanging), exchanged, descended.images)
         begins = ~state.exchanging & (state.step + 1 >= _DESCENDING * self.steps) & noted.count.isfinite()
-        images = torch.where(_column(state.exchanging), chosen, descended.images)
-        rested = state.resting.scatter(1, place, (state.step + 1 + _REST).unsqueeze(1))
         return replace(
             descended,
             images=torch.where(_column(begins), noted.best, images),
-            resting=torch.where(state.exchanging.unsqueeze(1), rested, state.resting),
             exchanging=state.exchanging | begins,
             given_up=noted.count <= 1,
             step=state.step + 1,
@@ -163,9 +164,8 @@ class SparseGradient(Attack):
         length = _LAST_LENGTH + (_FIRST_LENGTH - _LAST_LENGTH) * (1 + torch.cos(math.pi * done)) / 2
         mean = _MEMORY * state.mean + (1 - _MEMORY) * gradient
         squares = _MEMORY_OF_SQUARES * state.squares + (1 - _MEMORY_OF_SQUARES) * gradient.square()
-        age = (state.step + 1).double()
-        unbiased = mean / _column(1 - _MEMORY**age).float()
-        spread = (squares / _column(1 - _MEMORY_OF_SQUARES**age).float()).sqrt() + 1e-8
+        unbiased = mean / _column(self._weight(_MEMORY, state.step))
+        spread = (squares / _column(self._weight(_MEMORY_OF_SQUARES, state.step))).sqrt() + 1e-8
         moved = (state.images - _column(length) * unbiased / spread).clamp(0, 1)
         threshold = state.threshold + _THRESHOLD_STEP * length * torch.where(fooled, 1.0, -1.0)
         threshold = threshold.clamp(0, 1)
@@ -178,11 +178,18 @@ class SparseGradient(Attack):
             threshold=threshold,
         )
 
+    def _weight(self, memory: float, step: Tensor) -> Tensor:
+        """Return (N,): the weights of all gradients so far in a running mean with this memory."""
+        # A table, because a power of a tensor may be rounded otherwise in another batch.
+        weights = [1 - memory ** (past + 1) for past in range(self.steps)]
+        return torch.tensor(weights, dtype=torch.float32, device=step.device)[step.clamp(max=self.steps - 1)]
+
 
 def _noted(state: SparseGradientState, images: Tensor, fooled: Tensor) -> SparseGradientState:
     """Return the state with these images as its best ones, where they fool with fewer pixels."""
     count = _changed(images, state.clean).sum(1).to(state.count.dtype)
-    better = fooled & (count < state.count)
+    # A search copy in half precision may take the clean image itself for fooled.
+    better = fooled & (count < state.count) & (count > 0)
     return replace(
         state,
         best=torch.where(_column(better), images, state.best),
@@ -190,49 +197,125 @@ def _noted(state: SparseGradientState, images: Tensor, fooled: Tensor) -> Sparse
     )
 
 
-def _exchanges(state: SparseGradientState, slope: Tensor, fooled: Tensor) -> tuple[Tensor, Tensor]:
-    """Return images (N, P, C, H, W) near each row's point, and int64 (N, P) the place where each differs.
+@dataclass(frozen=True)
+class _Moves:
+    """P exchanges of each row's point: one pixel is put back, then one gets a colour."""
 
-    A row that is fooled gives up one of the pixels that do least. Any other row gets one pixel in the colour that the
-    slope asks for: one of the changed pixels, or another one in place of the changed pixel that does least.
+    source: Tensor
+    """int64 (N, P): the place of the pixel that is put back, row by row."""
+    target: Tensor
+    colour: Tensor
+    """float32 (N, C, P)."""
+
+    def where(self, condition: Tensor, other: _Moves) -> _Moves:
+        """Return these moves in the rows where the condition (N,) holds, the other ones elsewhere."""
+        rows = condition.unsqueeze(1)
+        return _Moves(
+            torch.where(rows, self.source, other.source),
+            torch.where(rows, self.target, other.target),
+            torch.where(rows.unsqueeze(2), self.colour, other.colour),
+        )
+
+
+def _exchanges(state: SparseGradientState, slope: Tensor, fooled: Tensor) -> Tensor:
+    """Return images (N, P, C, H, W), each with one pixel of the row's point exchanged for another place or colour.
+
+    A row that is fooled gives up one of the pixels that do least. Of the exchanges of any other row some go where the
+    gradient leads; in the others a pixel moves a little or changes its colour.
     """
-    flat, clean, slope = state.images.flatten(2), state.clean.flatten(2), slope.flatten(2)
-    changed = _changed(state.images, state.clean)
-    resting = state.resting > state.step.unsqueeze(1)
-    harm = torch.where(changed, -(slope * (flat - clean)).sum(1), torch.inf)
-    drop = _first_lowest(torch.where(resting, harm + 1e6, harm))
+    led, near = _led_moves(state, slope.flatten(2)), _near_moves(state)
+    both = _Moves(
+        torch.cat([led.source, near.source], 1),
+        torch.cat([led.target, near.target], 1),
+        torch.cat([led.colour, near.colour], 2),
+    )
+    moves = _withdrawals(state, slope).where(fooled, both)
+    flat, clean = state.images.flatten(2).unsqueeze(1), state.clean.flatten(2).unsqueeze(1)
+    places = torch.arange(flat.shape[3], device=flat.device)
+    put_back, painted = (places == place.unsqueeze(2) for place in (moves.source, moves.target))
+    colour = moves.colour.transpose(1, 2).unsqueeze(3)
+    images = torch.where(painted.unsqueeze(2), colour, torch.where(put_back.unsqueeze(2), clean, flat))
+    return images.view(*images.shape[:3], *state.images.shape[2:])
+
+
+def _led_moves(state: SparseGradientState, slope: Tensor) -> _Moves:
+    """Return moves to the corner colours by which the margin falls most, to first order, with some chance in it."""
+    flat = state.images.flatten(2)
+    changed = _changed(state.images, state.clean).unsqueeze(1)
+    draws = state.rng.uniform(2 * state.step, (2, _LED, flat.shape[2]))
     corner = (slope < 0).to(flat.dtype)
-    gain = (slope * (flat - corner)).sum(1)
-    gain = torch.where(changed, gain, gain - harm.gather(1, drop.unsqueeze(1)))
-    gain = torch.where(fooled.unsqueeze(1), -harm, torch.where(resting, -torch.inf, gain))
-    touched = gain.argsort(dim=1, descending=True, stable=True)[:, :_CANDIDATES]
-    touched = torch.cat([touched, touched[:, :1].expand(-1, _CANDIDATES - touched.shape[1])], 1)
-    places = torch.arange(gain.shape[1], device=gain.device)
-    here = places == touched.unsqueeze(2)
-    swapped = ~changed.gather(1, touched).unsqueeze(2) & (places == drop.view(-1, 1, 1))
-    put_back = torch.where(fooled.view(-1, 1, 1), here & changed.unsqueeze(1), swapped)
-    painted = torch.where((here & ~fooled.view(-1, 1, 1)).unsqueeze(2), corner.unsqueeze(1), flat.unsqueeze(1))
-    images = torch.where(put_back.unsqueeze(2), clean.unsqueeze(1), painted)
-    return images.unflatten(3, state.clean.shape[2:]), touched
+    gain = (slope * (flat - corner)).sum(1).clamp_min(_TINY).log().unsqueeze(1)
+    # The largest sum of a logarithm and a Gumbel number: a draw by a power of the gain.
+    target = _first_highest(gain - _TEMPERATURE * (-draws[:, 0].log()).log())
+    harm = -(slope * (flat - state.clean.flatten(2))).sum(1).unsqueeze(1)
+    largest = torch.where(changed, harm.abs(), 0.0).amax(2, keepdim=True).clamp_min(_TINY)
+    least = _first_highest(torch.where(changed, draws[:, 1] - harm / largest, -torch.inf))
+    again = changed.expand(-1, _LED, -1).gather(2, target.unsqueeze(2)).squeeze(2)
+    return _Moves(torch.where(again, target, least), target, _picked(corner, target))
+
+
+def _near_moves(state: SparseGradientState) -> _Moves:
+    """Return moves of any changed pixel to a random corner colour, or with its colour to a place nearby."""
+    channels, height, width = state.images.shape[1:]
+    changed = _changed(state.images, state.clean)
+    draws = state.rng.uniform(2 * state.step + 1, (_CANDIDATES - _LED, 4 + channels))
+    number = (draws[..., 0] * changed.sum(1, keepdim=True)).floor()
+    source = _first_highest((changed.cumsum(1).unsqueeze(1) > number.unsqueeze(2)).long())
+    shift = (draws[..., 1:3] * (2 * _REACH + 1)).long() - _REACH
+    row = (torch.div(source, width, rounding_mode="floor") + shift[..., 0]).clamp(0, height - 1)
+    column = (source % width + shift[..., 1]).clamp(0, width - 1)
+    recoloured = draws[..., 3] < _RECOLOURED
+    corner = (draws[..., 4:] < 0.5).to(state.images.dtype).transpose(1, 2)
+    colour = torch.where(recoloured.unsqueeze(1), corner, _picked(state.images.flatten(2), source))
+    return _Moves(source, torch.where(recoloured, source, row * width + column), colour)
+
+
+def _withdrawals(state: SparseGradientState, slope: Tensor) -> _Moves:
+    """Return moves that only put a changed pixel back, the least harmful first; the first again if they run out."""
+    harm = _harm(state, slope)
+    order = harm.argsort(dim=1, stable=True)
+    order = order[:, torch.arange(_CANDIDATES, device=order.device) % order.shape[1]]
+    place = torch.where(harm.gather(1, order).isfinite(), order, order[:, :1])
+    return _Moves(place, place, _picked(state.clean.flatten(2), place))
+
+
+def _harm(state: SparseGradientState, slope: Tensor) -> Tensor:
+    """Return (N, H * W): by how much the margin grows, to first order, when a pixel is put back; infinite if clean."""
+    harm = -(slope * (state.images - state.clean)).sum(1).flatten(1)
+    return torch.where(_changed(state.images, state.clean), harm, torch.inf)
+
+
+def _picked(values: Tensor, places: Tensor) -> Tensor:
+    """Return (N, C, P): the values (N, C, H * W) at places (N, P)."""
+    return values.gather(2, places.unsqueeze(1).expand(-1, values.shape[1], -1))
+
+
+def _lowest(state: SparseGradientState, asked: Tensor, margins: Tensor, margin: Tensor, fooled: Tensor) -> Tensor:
+    """Return the point, or the first of the images asked about with the lowest margin if that is no higher."""
+    margins = margins.view(len(asked), -1)
+    lowest = _first_highest(-margins)
+    chosen = asked.gather(1, lowest.view(-1, 1, 1, 1, 1).expand(-1, 1, *asked.shape[2:])).squeeze(1)
+    moves = fooled | (margins.amin(1) <= margin)
+    return torch.where(_column(moves), chosen, state.images)
 
 
 def _excerpts(state: SparseGradientState, slope: Tensor) -> Tensor:
     """Return images (N, P, C, H, W): the point with its best pixels only, fewer than in the best success."""
-    change = state.images - state.clean
-    harm = -(slope * change).sum(1).flatten(1)
-    harm = torch.where(_changed(state.images, state.clean), harm, -torch.inf)
-    ranks = harm.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
-    most = torch.minimum(state.count - 1, _changed(state.images, state.clean).sum(1)).clamp(max=_LARGEST_EXCERPT)
+    harm = _harm(state, slope)
+    changed = harm.isfinite()
+    order = torch.where(changed, -harm, torch.inf).argsort(dim=1, stable=True)
+    ranks = order.argsort(dim=1, stable=True).unsqueeze(1)
+    most = torch.minimum(state.count - 1, changed.sum(1)).clamp(max=_LARGEST_EXCERPT)
     shares = torch.arange(1, _CANDIDATES + 1, device=most.device) / _CANDIDATES
-    sizes = (most.unsqueeze(1) * shares).ceil()
-    kept = ranks.unsqueeze(1) < sizes.unsqueeze(2)
-    return torch.where(kept.view(-1, _CANDIDATES, 1, *change.shape[2:]), state.images.unsqueeze(1), state.clean.unsqueeze(1))
+    kept = ranks < (most.unsqueeze(1) * shares).ceil().unsqueeze(2)
+    kept = kept.view(*kept.shape[:2], 1, *state.images.shape[2:])
+    return torch.where(kept, state.images.unsqueeze(1), state.clean.unsqueeze(1))
 
 
-def _first_lowest(values: Tensor) -> Tensor:
-    """Return int64 (N,): the first place at which a row has its smallest value."""
-    places = torch.arange(values.shape[1], device=values.device)
-    return torch.where(values == values.amin(1, keepdim=True), places, len(places)).amin(1)
+def _first_highest(values: Tensor) -> Tensor:
+    """Return int64: the first place in the last dimension that has the largest value."""
+    places = torch.arange(values.shape[-1], device=values.device)
+    return torch.where(values == values.amax(-1, keepdim=True), places, len(places) - 1).amin(-1)
 
 
 def _changed(images: Tensor, clean: Tensor) -> Tensor:

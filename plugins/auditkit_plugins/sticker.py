@@ -19,6 +19,7 @@ from auditkit import (
     Budgets,
     Capability,
     Curve,
+    ExecutionError,
     Goal,
     Metric,
     Origin,
@@ -38,7 +39,7 @@ _FIRST_SHIFT, _LAST_SHIFT = 0.1, 0.04
 # How often a sticker is as large as it may be, at first and at last.
 _FULL_AT_FIRST, _FULL_AT_LAST = 0.9, 0.3
 # How strongly places are preferred to which the gradient points.
-_GUIDANCE = 0.5
+_GUIDANCE = 2.0
 _DRAWS = 8
 
 
@@ -152,13 +153,15 @@ class Sticker(Attack):
     def start(self, origin: Origin) -> StickerState:
         """Start with nothing on the image."""
         n, _, height, width = origin.images.shape
-        side = (origin.eps / (self.light + self.dark)).sqrt() * min(height, width)
+        sides = origin.images.new_tensor([_in_pixels(share, origin.images) for share in self.side])
+        budgets = origin.eps.new_tensor(self.eps)
+        side = sides[(origin.eps.unsqueeze(1) - budgets).abs().argmin(1)]
         return StickerState(
             images=origin.images,
             clean=origin.images,
             labels=origin.labels,
             masks=origin.masks if self.on_object else torch.ones_like(origin.masks),
-            side=(side + 1e-3).floor().clamp(min=1),
+            side=side,
             stickers=origin.images.new_zeros((n, self.light + self.dark, 4)),
             appeal=origin.images.new_zeros((n, 2, height, width)),
             margin=torch.full_like(origin.eps, torch.inf),
@@ -171,12 +174,14 @@ class Sticker(Attack):
         if not self.guided or not model.differentiable:
             return state
         _, gradient = model.gradient(state.clean, _margin, state.labels)
-        side = int(state.side.max())
-        effects = torch.stack([(gradient * (1 - state.clean)).sum(1), -(gradient * state.clean).sum(1)], 1)
-        padded = functional.pad(-effects, (0, side - 1, 0, side - 1))
-        gain = functional.avg_pool2d(padded, side, stride=1)
-        spread = gain.flatten(1).std(1).clamp_min(1e-20).view(-1, 1, 1, 1)
-        return replace(state, appeal=_GUIDANCE * gain / spread)
+        gains = torch.stack([-(gradient * (1 - state.clean)).sum(1), (gradient * state.clean).sum(1)], 1)
+        promise = torch.zeros_like(gains)
+        for share in self.side:
+            side = _in_pixels(share, state.images)
+            whole = functional.avg_pool2d(functional.pad(gains, (0, side - 1, 0, side - 1)), side, stride=1)
+            promise = torch.where(state.side.view(-1, 1, 1, 1) == side, whole, promise)
+        largest = promise.abs().flatten(1).amax(1).clamp_min(1e-20).view(-1, 1, 1, 1)
+        return replace(state, appeal=_GUIDANCE * promise / largest)
 
     def step(self, model: Queries, state: StickerState) -> StickerState:
         """Ask about a new set of stickers, or about the best one with one sticker changed."""
@@ -258,6 +263,15 @@ class Sticker(Attack):
         columns = torch.arange(width, device=stickers.device).view(1, 1, 1, -1)
         inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
         return inside & state.masks.unsqueeze(1)
+
+
+def _in_pixels(share: float, images: Tensor) -> int:
+    """Return the longest side of a sticker, given as a share of the image's shorter side."""
+    shorter = min(images.shape[2:])
+    side = int(share * shorter + 1e-6)
+    if side < 1:
+        raise ExecutionError(f"a sticker's side of {share:g} is less than one pixel of images {shorter} pixels wide")
+    return side
 
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:

@@ -284,13 +284,14 @@ def _parts(shots: Sequence[_Shot]) -> dict[str, npt.NDArray[np.bool_]]:
 
 def _mean(values: npt.NDArray[np.bool_], shots: Sequence[_Shot], chosen: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     """Return float64 (M,): the mean of the chosen shots of values (M, S), each distortion and strength alike."""
-    kinds = [(shot.name, shot.strength) for shot in shots]
-    weights = np.array([1 / kinds.count(kind) for kind in kinds]) * chosen
+    draws: dict[tuple[str, int], list[int]] = {}
+    for at in chosen.nonzero()[0].tolist():
+        draws.setdefault((shots[at].name, shots[at].strength), []).append(at)
     # One shot after the other: a product of matrices may depend on the number of rows.
     total: npt.NDArray[Any] = np.zeros(len(values))
-    for shot in chosen.nonzero()[0]:
-        total += values[:, shot] * (weights[shot] / weights.sum())
-    return total
+    for numbers in draws.values():
+        total += sum(values[:, at].astype(np.int64) for at in numbers) / len(numbers)
+    return total / len(draws)
 
 
 def _stays(

@@ -45,12 +45,14 @@ __all__ = ["UniversalPatch"]
 
 _EXHIBITS = 8
 _PRINTED_SIDE = 256
-_TURN = math.radians(22.5)
-_SHRINK, _LIGHT = 0.1, 0.2
 _FIRST_STEP, _LAST_STEP = 0.1, 0.005
 _MOMENTUM = 0.9
 _GREY = 0.5
 _TURN_OVER = 0.5
+# A patch that leads all images to one class is stronger than one for which any wrong class will do, if it is the right
+# class (on ResNet-20: 53 % instead of 39 % of the held-out images). Each likely class is tried in few steps.
+_MOST_TRIALS, _SHARE_OF_TRIAL = 10, 8
+_NO_CLASS = -1
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,20 @@ class UniversalPatch:
 
     area: Budgets = (0.05,)
     """The largest share of the image that the patch covers; several give a patch each."""
-    shape: Shape = "circle"
+    shape: Shape = "square"
     target: Annotated[int, Field(ge=0)] | None = None
     """The class that the patch shall stand for; None: any wrong class will do."""
     steps: Annotated[int, Field(ge=1)] = 300
     """Steps of the optimisation, each on one mini-batch under fresh transforms."""
-    mini_batch: Annotated[int, Field(ge=1)] = 64
+    mini_batch: Annotated[int, Field(ge=1)] = 32
     draws: Annotated[int, Field(ge=1)] = 4
     """In how many ways the patch is placed on each held-out image."""
+    turn: Annotated[float, Field(ge=0, le=180)] = 22.5
+    """By how many degrees the patch may be turned, either way."""
+    shrink: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """By which share of its side the patch may be smaller than `area` allows."""
+    light: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """By which share the patch's colours may be darker or lighter."""
     printability: Annotated[float, Field(ge=0)] = 0.0
     """The weight of the distance to printable colours, beside a loss that lies between 0 and 1."""
 
@@ -135,30 +143,47 @@ class UniversalPatch:
             raise ExecutionError(f"target is one of the {logits.shape[1]} classes from 0; got {self.target}")
         lesson: dict[str, np.ndarray[Any, Any]] = {}
         for area in self.area:
-            patch = self._optimised(ctx.search, samples, logits, area, ctx)
+            aim = self._best_aim(ctx.search, samples, logits, area, ctx) if self.target is None else self.target
+            patch = self._optimised(ctx.search, samples, logits, area, aim, self.steps, ctx)
+            after = self._tried(ctx.search, samples, patch, area, ctx)
             lesson[f"patch@{budget_text(area)}"] = patch.cpu().numpy()
-            lesson[f"dominant@{budget_text(area)}"] = self._dominant(model, samples, logits, patch, area, ctx)
+            lesson[f"dominant@{budget_text(area)}"] = np.array(_commonest(after[after != logits.argmax(1)], aim))
         return lesson
 
-    def _optimised(self, search: Differentiable, samples: Samples, logits: Tensor, area: float, ctx: Context) -> Tensor:
-        """Return a patch (C, S, S) that fools on many images: sign steps with momentum on mini-batches."""
+    def _best_aim(self, search: Differentiable, samples: Samples, logits: Tensor, area: float, ctx: Context) -> int:
+        """Return the class to which a patch of few steps leads best, or that of no particular class."""
         predicted = logits.argmax(1)
-        aim = torch.full_like(predicted, -1 if self.target is None else self.target)
+        next_best = logits.scatter(1, predicted.unsqueeze(1), -math.inf).argmax(1)
+        nearby = torch.bincount(next_best, minlength=logits.shape[1]).argsort(descending=True, stable=True)
+        steps = max(1, self.steps // _SHARE_OF_TRIAL)
+        fooled: dict[int, float] = {}
+        for aim in (_NO_CLASS, *nearby[:_MOST_TRIALS].tolist()):
+            patch = self._optimised(search, samples, logits, area, aim, steps, ctx)
+            fooled[aim] = float((self._tried(search, samples, patch, area, ctx) != predicted).double().mean())
+        return max(fooled, key=fooled.__getitem__)
+
+    def _optimised(
+        self, search: Differentiable, samples: Samples, logits: Tensor, area: float, aim: int, steps: int, ctx: Context
+    ) -> Tensor:
+        """Return a patch (C, S, S) that leads many images to a class: sign steps with momentum on mini-batches."""
+        predicted = logits.argmax(1)
+        # An image of that very class is led to any other, if any wrong class will do.
+        free = (predicted == aim) if self.target is None else torch.zeros_like(predicted, dtype=torch.bool)
+        aims = torch.full_like(predicted, aim).masked_fill(free, _NO_CLASS)
         turn = (_TURN_OVER * _margin(logits, predicted).median()).clamp_min(1e-20).expand(len(samples))
         order = ctx.streams(["order"], budget_text(area))
         streams = ctx.streams(samples.ids, f"training {budget_text(area)}")
-        side = texels(side_of(area, *samples.images.shape[2:], self.shape))
+        side = self._texels(samples.images, area)
         patch = order.uniform(0, (samples.images.shape[1], side, side))[0]
         velocity = torch.zeros_like(patch)
-        for step in range(self.steps):
+        for step in range(steps):
             ctx.check_time()
             rows = order.uniform(step + 1, (len(samples),))[0].argsort()[: self.mini_batch]
             where = self._placement(Streams(streams.keys[rows]), step, samples.images, area)
-            gradient = self._gradient(
-                search, samples.images[rows], patch, where, predicted[rows], aim[rows], turn[rows]
-            )
+            aligned = predicted[rows], aims[rows], turn[rows]
+            gradient = self._gradient(search, samples.images[rows], patch, where, *aligned)
             velocity = _MOMENTUM * velocity + gradient / gradient.abs().mean().clamp_min(1e-20)
-            length = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / self.steps)
+            length = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / steps)
             patch = (patch - length * velocity.sign()).clamp(0, 1)
         return patch
 
@@ -180,18 +205,17 @@ class UniversalPatch:
         height, width = images.shape[2:]
         largest = side_of(area, height, width, self.shape)
         draws = streams.uniform(draw, (NUMBERS_A_PLACEMENT,))
-        return drawn_placement(draws, largest, (height, width), self.shape, _TURN, _SHRINK, _LIGHT)
+        return drawn_placement(
+            draws, largest, (height, width), self.shape, math.radians(self.turn), self.shrink, self.light
+        )
 
-    def _dominant(
-        self, model: Model, samples: Samples, logits: Tensor, patch: Tensor, area: float, ctx: Context
-    ) -> np.ndarray[Any, Any]:
-        """Return the class that the patch stands for: the target, or where most changed training images went."""
-        if self.target is not None:
-            return np.array(self.target)
-        where = self._placement(ctx.streams(samples.ids, "dominant"), 0, samples.images, area)
-        after = model.logits(placed(samples.images, patch, where, self.shape)).argmax(1)
-        changed = after[after != logits.argmax(1)]
-        return np.array(torch.bincount(changed, minlength=logits.shape[1]).argmax().cpu().numpy())
+    def _texels(self, images: Tensor, area: float) -> int:
+        height, width = images.shape[2:]
+        return texels(side_of(area, height, width, self.shape))
+
+    def _tried(self, search: Differentiable, samples: Samples, patch: Tensor, area: float, ctx: Context) -> Tensor:
+        """Return int64 (N,): what the search copy says of the training images under a placing not trained on."""
+        return search.logits(self._patched(samples, patch, 0, area, ctx, "trying")).argmax(1)
 
     def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
         """Put the patches, and patches of noise and plain grey, on images that were not learned from."""
@@ -230,16 +254,17 @@ class UniversalPatch:
             said.append(model.logits(self._patched(samples, shown, draw, area, ctx)).argmax(1))
         return torch.stack(said)
 
-    def _patched(self, samples: Samples, patch: Tensor, draw: int, area: float, ctx: Context) -> Tensor:
+    def _patched(
+        self, samples: Samples, patch: Tensor, draw: int, area: float, ctx: Context, purpose: str = "judging"
+    ) -> Tensor:
         # The same placings for every patch and area: what differs between them is the patch.
-        where = self._placement(ctx.streams(samples.ids, "judging"), draw, samples.images, area)
+        where = self._placement(ctx.streams(samples.ids, purpose), draw, samples.images, area)
         return placed(samples.images, patch, where, self.shape)
 
     def _noise(self, samples: Samples, draw: int, area: float, ctx: Context) -> Tensor:
         """Return patches (N, C, S, S) of random colours."""
-        channels, height, width = samples.images.shape[1:]
-        side = texels(side_of(area, height, width, self.shape))
-        return ctx.streams(samples.ids, "noise").uniform(draw, (channels, side, side))
+        side = self._texels(samples.images, area)
+        return ctx.streams(samples.ids, "noise").uniform(draw, (samples.images.shape[1], side, side))
 
     def _share_fooled(self, after: Tensor, labels: Tensor) -> Tensor:
         """Return float64 (N,): the share of the draws (D, N) that end at the target, or at any wrong class."""
@@ -250,7 +275,8 @@ class UniversalPatch:
         self, samples: Samples, patch: Tensor, area: float, after: Tensor, fooled: Tensor, ctx: Context
     ) -> tuple[Exhibit, ...]:
         """Return the images that the largest patch fools most often, each beside the patch, ready to be printed."""
-        ranked = sorted(range(len(samples)), key=lambda row: (-float(fooled[row]), samples.ids[row]))[:_EXHIBITS]
+        aimed_at = (fooled >= 0).nonzero().flatten().tolist()
+        ranked = sorted(aimed_at, key=lambda row: (-float(fooled[row]), samples.ids[row]))[:_EXHIBITS]
         if not ranked:
             return ()
         few = samples.take(ranked)
@@ -274,6 +300,11 @@ class UniversalPatch:
         middle = patch.new_full((1,), _PRINTED_SIDE / 2)
         where = Placement(middle, middle, torch.zeros_like(middle), 2 * middle, torch.ones_like(middle))
         return placed(paper, patch, where, self.shape)[0]
+
+
+def _commonest(classes: Tensor, fallback: int) -> int:
+    """Return the commonest of these classes (N,); where there is none, the fallback."""
+    return int(torch.bincount(classes).argmax()) if len(classes) else max(fallback, 0)
 
 
 def _steadiness(logits: Tensor, labels: Tensor, aim: Tensor, turn: Tensor) -> Tensor:

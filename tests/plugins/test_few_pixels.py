@@ -1,4 +1,4 @@
-"""pixel.few: no weaker than either of its attacks, works without gradients and on hidden ones, and says who found what."""
+"""pixel.few: no weaker than its attacks, works without gradients and on hidden ones, and says who found what."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_the_gradient_of_the_number_of_pixels_is_the_derivative_of_its_formula()
 
 def test_a_success_leads_on_to_fewer_pixels_and_a_pixel_changes_with_all_its_channels():
     """Channel by channel the same budget would hide three times as many changes."""
-    network, samples, model = subject(n=20)
+    _, samples, model = subject(n=20)
     found = run_check(SparseGradient(eps=(100,), steps=60), model, samples)
     changed = np.abs(found.attacked / 65535 - samples.images.numpy()) > 1e-4
     np.testing.assert_array_equal(changed.any(1).sum((1, 2)), found.columns["distance"])

@@ -252,11 +252,11 @@ def test_on_a_resnet_stickers_survive_more_than_faint_noise_does():
         Recipe(
             str(CIFAR / "resnet20.onnx"),
             str(CIFAR / "images_600.npz"),
-            settings_from({"limit": 16, "batch": 32, "device": "cpu", "precision": "float32"}),
+            settings_from({"limit": 12, "batch": 32, "device": "cpu", "precision": "float32"}),
         )
     )
-    samples = bench.read(0, 16).samples
-    attacks = {"noise.pgd": PGD(eps=(2 * GREY,), steps=10), "patch.sticker": Sticker(queries=100)}
+    samples = bench.read(0, 12).samples
+    attacks = {"noise.pgd": PGD(eps=(2 * GREY,), steps=8), "patch.sticker": Sticker(queries=60)}
     read = {}
     for key, attack in attacks.items():
         findings = run_check(attack, bench.model, samples, key=key)
