@@ -26,6 +26,8 @@ __all__ = ["attack_findings"]
 
 # What cameras and web sites write when they are not asked for more.
 _JPEG_QUALITY = 90
+# Of a confidence; the last bits of logits may depend on the batch.
+_DIGITS = 5
 
 
 class _Bounded(Protocol):
@@ -69,7 +71,7 @@ def attack_findings(
         "steps": steps,
         "attack": found_by,
         "attacked_label": logits.argmax(1).cpu().numpy(),
-        "attacked_confidence": torch.softmax(logits.double(), 1).amax(1).cpu().numpy(),
+        "attacked_confidence": torch.softmax(logits.double(), 1).amax(1).cpu().numpy().round(_DIGITS),
     }
     columns |= {name: marks[:, at] for at, name in enumerate(attack.marks)}
     for index, eps in enumerate(attack.eps):

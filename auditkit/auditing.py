@@ -26,6 +26,7 @@ from auditkit.budgets import budget_text
 from auditkit.config import Settings, settings_from
 from auditkit.engine import execute
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
+from auditkit.export import check_export_folder, export_samples
 from auditkit.gate import Gate, exit_code, judge, parse_gate
 from auditkit.plan import Planned, plan_checks
 from auditkit.preflight import preflight
@@ -83,13 +84,15 @@ def audit(
     checks: Sequence[str] = (),
     gates: Sequence[str] = (),
     out: str | Path | None = None,
+    export: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> AuditResult:
     """Audit `model` (a path, `module:factory` or a torch module) on `data` (a path, a data set, or (images, labels)).
 
     `settings` are those of the command line and of `auditkit.toml` (`preset`, `options`, `seed`, `limit` ...). With
-    `out`, everything is also written to that folder, and the same call goes on where an earlier one stopped.
+    `out`, everything is also written to that folder, and the same call goes on where an earlier one stopped. With
+    `export`, hard and attacked images are written to that folder.
 
     Raises:
         UsageError: a name, an option, the model or the data is not what it should be.
@@ -97,18 +100,20 @@ def audit(
     """
     chosen = settings_from({**settings, "checks": tuple(checks), "gates": tuple(gates)})
     folder = Path(out) if out is not None else None
-    return run_audit(Recipe(model, data, chosen), folder, progress if progress is not None else Silent())
+    exported = Path(export) if export is not None else None
+    return run_audit(Recipe(model, data, chosen), folder, progress if progress is not None else Silent(), exported)
 
 
 def run_audit(
     recipe: Recipe,
     out: Path | None,
     progress: Progress,
+    export: Path | None = None,
     *,
     command: str | None = None,
     disclaimer: str | None = None,
 ) -> AuditResult:
-    """Run, judge and (with `out`) save an audit.
+    """Run, judge and (with `out`) save an audit; with `export`, also write hard and attacked images there.
 
     Raises:
         UsageError: as `audit`.
@@ -117,6 +122,8 @@ def run_audit(
     settings = recipe.settings
     plan, broken = plan_checks(settings.checks, settings.options, settings.preset)
     gates = _gates(settings, plan)
+    if export is not None:
+        check_export_folder(export)
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC)
     with contextlib.ExitStack() as stack:
@@ -151,6 +158,8 @@ def run_audit(
         audited = AuditResult(judge(result, gates), table, arrays)
         if out is not None:
             save(audited, out)
+        if export is not None:
+            export_samples(bench, execution, store, export)
     return audited
 
 

@@ -119,6 +119,7 @@ def _sample_options(command: Any) -> Any:
 @click.option("--out", type=_PATH, help="Folder for results; a run that stopped goes on there. Default: audit.")
 @_model_options
 @_sample_options
+@click.option("--export", type=_PATH, help="Write hard and attacked images to this new folder, to train on.")
 @click.option("--seed", type=int, help="Fixes every random draw. Default: 0.")
 @click.option("--batch", type=int, help="Images at once; changes speed only.")
 @click.option("--workers", type=int, help="Processes; 0 (default): this one.")
@@ -141,12 +142,16 @@ def run(model: str | None, config: Path | None, as_json: bool, quiet: bool, **gi
     model = model or values.pop("model", None)
     data = values.pop("data", None)
     out = Path(values.pop("out", None) or "audit")
+    export = values.pop("export", None)
     values.pop("model", None)
     if model is None or data is None:
         missing = "MODEL" if model is None else "--data"
         raise UsageError(f"{missing} is missing: auditkit run MODEL --data DATA (or model and data in auditkit.toml)")
     recipe = Recipe(model, data, settings_from(values))
-    return _run_and_tell(lambda progress: run_audit(recipe, out, progress, command=_command()), out, as_json, quiet)
+    exported = Path(export) if export is not None else None
+    return _run_and_tell(
+        lambda progress: run_audit(recipe, out, progress, exported, command=_command()), out, as_json, quiet
+    )
 
 
 def _run_and_tell(work: Any, out: Path, as_json: bool, quiet: bool) -> int:

@@ -25,7 +25,7 @@ LAYERS = (
     ("campaign", "engine"),
     ("attack_findings",),
     ("attack",),
-    ("assemble", "testing", "workers"),
+    ("assemble", "export", "testing", "workers"),
     ("auditing",),
     ("doctor", "terminal"),
     ("cli",),

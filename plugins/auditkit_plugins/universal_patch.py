@@ -49,8 +49,9 @@ _FIRST_STEP, _LAST_STEP = 0.1, 0.005
 _MOMENTUM = 0.9
 _GREY = 0.5
 _TURN_OVER = 0.5
-# A patch that leads all images to one class is stronger than one for which any wrong class will do, if it is the right
-# class (on ResNet-20: 53 % instead of 39 % of the held-out images). Each likely class is tried in few steps.
+# A patch that leads all images to one class can be stronger than one for which any wrong class will do, if it is the
+# right class: on ResNet-20, of 269 correct held-out images 58 % instead of 50 %, not counting what it does to images of
+# that class (one run each, moved by whole pixels, not turned). Each likely class is tried in few steps.
 _MOST_TRIALS, _SHARE_OF_TRIAL = 10, 8
 _NO_CLASS = -1
 

@@ -75,8 +75,8 @@ def test_every_preset_keeps_the_contract(preset):
 
 
 def test_it_takes_grey_images_that_are_not_square():
-    network = LinearModel(classes=2, shape=(1, 9, 14), seed=1)
-    samples = toy_samples(7, shape=(1, 9, 14), network=network, wrong_every=4)
+    network = LinearModel(classes=2, shape=(1, 8, 14), seed=1)
+    samples = toy_samples(7, shape=(1, 8, 14), network=network, wrong_every=4)
     assert_contract(Space(queries=40, shrinking=16), network=network, samples=samples)
 
 
@@ -257,7 +257,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 
 @settings(max_examples=6, deadline=None)
-@given(seed=st.integers(0, 100), shape=st.sampled_from([(1, 5, 5), (3, 6, 9)]), queries=st.integers(30, 90))
+@given(seed=st.integers(0, 100), shape=st.sampled_from([(1, 4, 8), (3, 8, 6)]), queries=st.integers(30, 90))
 def test_a_sample_gets_the_same_result_in_any_batch(seed, shape, queries):
     network = LinearModel(classes=3, shape=shape, seed=seed)
     samples = toy_samples(10, seed=seed, shape=shape, network=network)

@@ -230,7 +230,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 
 @settings(max_examples=3, deadline=None)
-@given(seed=st.integers(0, 100), shape=st.sampled_from([(1, 5, 5), (3, 6, 9)]))
+@given(seed=st.integers(0, 100), shape=st.sampled_from([(1, 4, 8), (3, 8, 6)]))
 def test_a_sample_gets_the_same_result_in_any_batch(seed, shape):
     network = LinearModel(classes=3, shape=shape, seed=seed)
     samples = toy_samples(10, seed=seed, shape=shape, network=network)
