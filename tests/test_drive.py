@@ -17,6 +17,7 @@ from auditkit.models.base import Batching
 from auditkit.models.preprocess import Preprocessing
 from auditkit.models.torch_files import load_module
 from auditkit.models.tryout import try_out
+from auditkit.stored import from_16bit
 from auditkit.testing import LinearModel, linear_distance, run_check, toy_model, toy_samples
 from auditkit.threat import distance
 from auditkit_plugins.fgsm import FGSM
@@ -569,3 +570,92 @@ def test_a_search_without_end_is_stopped_at_its_time_limit(network, model, sampl
     endless = scripted(network, lambda self, model, state: state, rounds=10**9)
     with pytest.raises(TimeLimitError, match=r"time limit of 0\.05 s"):
         run_check(endless, model, samples, time_limit=0.05)
+
+
+class TestWhatAnAttackMaySay:
+    """Marks, a first look, a control, and the strongest success instead of the first."""
+
+    @staticmethod
+    def attack(network, step, **parts):
+        made = scripted(network, step, rounds=parts.pop("rounds", 3), eps=(0.5,))
+        kind = type("Speaking", (type(made),), {"__annotations__": {}, **parts})
+        return dataclass(frozen=True)(kind)(eps=made.eps, rounds=made.rounds)
+
+    @staticmethod
+    def at(network, lengths):
+        """Ask about points at these shares of 0.5 at once, each marked with its share and the step."""
+
+        def step(self, model, state):
+            points = [self.toward(state.clean, state.labels, 0.5 * share).clamp(0, 1) for share in lengths]
+            marks = torch.tensor([[share, 0.0] for share in lengths]).expand(len(state.labels), -1, -1).clone()
+            marks[..., 1] = state.step.unsqueeze(1)
+            model.logits(torch.stack(points, 1).flatten(0, 1), marks.flatten(0, 1))
+            return replace(state, step=state.step + 1)
+
+        return step
+
+    def test_the_marks_of_the_first_success_become_columns(self, pair):
+        network, samples, model = pair
+        attack = self.attack(network, self.at(network, (0.0, 0.8, 1.0)), marks=("share", "age"))
+        columns = run_check(attack, model, samples).columns
+        fooled = columns["fooled"]
+        assert fooled.any()
+        assert (columns["share"][fooled] == np.float32(0.8)).all()
+        assert (columns["age"][fooled] == 0).all()
+        assert np.isnan(columns["share"][~fooled]).all()
+
+    def test_the_strongest_goal_keeps_the_largest_margin_and_spends_all_steps(self, pair):
+        network, samples, model = pair
+        for lengths in ((0.6, 1.0, 0.8), (1.0, 0.6, 0.8)):
+            attack = self.attack(network, self.at(network, lengths), marks=("share", "age"), goal="strongest")
+            findings = run_check(attack, model, samples)
+            fooled = findings.columns["fooled"]
+            assert fooled.any()
+            assert (findings.columns["share"][fooled] == 1.0).all()
+            assert (findings.columns["steps"][fooled] == 3).all()
+            assert (findings.columns["age"][fooled] == 0).all(), "an equal success later is no stronger one"
+
+    def test_a_first_look_is_counted_and_may_succeed(self, pair):
+        network, samples, model = pair
+
+        def scout(self, model, state):
+            model.logits(self.toward(state.clean, state.labels, 0.5).clamp(0, 1))
+            return state
+
+        def idle(self, model, state):
+            return replace(state, step=state.step + 1)
+
+        findings = run_check(self.attack(network, idle, scout=scout), model, samples)
+        correct = findings.columns["clean_correct"]
+        np.testing.assert_array_equal(findings.columns["fooled"], correct)
+        assert (findings.columns["steps"][correct] == 0).all()
+        assert (findings.forwards[correct] == 1 + 1 + 1 + STORED).all()
+
+    def test_the_control_counts_inside_the_budget_only(self, pair):
+        network, samples, model = pair
+
+        def idle(self, model, state):
+            return replace(state, step=state.step + 1)
+
+        for length, counts in ((0.5, True), (0.6, False)):
+
+            def control(self, origin, length=length):
+                return self.toward(origin.images, origin.labels, length).clamp(0, 1)
+
+            columns = run_check(self.attack(network, idle, control=control), model, samples).columns
+            wanted = columns["clean_correct"] if counts else np.zeros(len(samples), dtype=bool)
+            np.testing.assert_array_equal(columns["fooled_by_chance"], wanted)
+
+    def test_attacked_images_are_kept_for_other_checks(self, pair):
+        network, samples, model = pair
+        findings = run_check(self.attack(network, self.at(network, (1.0,)), marks=("share", "age")), model, samples)
+        found = torch.from_numpy(findings.columns["found"])
+        labels = samples.labels[found]
+        images = from_16bit(findings.attacked)
+        assert (network(images).argmax(1) != labels).all()
+        assert (images - samples.images[found]).abs().max() <= 0.5 + 1e-4
+
+    def test_marks_of_another_number_are_refused(self, pair):
+        network, samples, model = pair
+        with pytest.raises(TypeError, match="has marks"):
+            run_check(self.attack(network, self.at(network, (1.0,)), marks=("share",)), model, samples)
