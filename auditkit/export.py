@@ -120,9 +120,7 @@ def _hard(samples: Samples, columns: Mapping[str, npt.NDArray[Any]]) -> Iterator
         yield _Picture("hard", samples.ids[row], label, samples.images[row], endurance=endurance)
 
 
-def _attacked(
-    samples: Samples, key: str, findings: Findings, endurance: npt.NDArray[Any] | None
-) -> Iterator[_Picture]:
+def _attacked(samples: Samples, key: str, findings: Findings, endurance: npt.NDArray[Any] | None) -> Iterator[_Picture]:
     columns = findings.columns
     assert findings.attacked is not None  # noqa: S101 (the caller looked)
     for at, row in enumerate(columns["found"].nonzero()[0].tolist()):

@@ -104,15 +104,13 @@ class Queries:
         row = at // each
         legal = allowed(self._norm, self._eps[row], self._clean[row], images[at])
         self.overstepped.index_add_(0, row, (~legal).long())
-        if self._goal == "first":
-            at = at[legal & ~self.found[row]]
-        else:
-            at = self._better(at[legal], each, images, scores)
+        first = self._goal == "first"
+        at = at[legal & ~self.found[row]] if first else self._better(at[legal], each, images, scores)
         row = at // each
         if each > 1 and len(row):
-            first = torch.ones_like(row, dtype=torch.bool)
-            first[1:] = row[1:] != row[:-1]
-            row, at = row[first], at[first]
+            foremost = torch.ones_like(row, dtype=torch.bool)
+            foremost[1:] = row[1:] != row[:-1]
+            row, at = row[foremost], at[foremost]
         if len(row):
             self.candidates = self.candidates.index_copy(0, row, images[at])
             self.marks = self.marks.index_copy(0, row, marks[at] if marks is not None else self.marks[row] * torch.nan)

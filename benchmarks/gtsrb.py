@@ -62,9 +62,7 @@ def train(images: Tensor, labels: Tensor, epochs: int) -> SignNet:
     signs = SignNet(CLASSES)
     optimiser = torch.optim.AdamW(signs.parameters(), weight_decay=0.02)
     batches = len(labels) // _BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=_PEAK_RATE, epochs=epochs, steps_per_epoch=batches
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=_PEAK_RATE, epochs=epochs, steps_per_epoch=batches)
     for epoch in range(epochs):
         order = torch.randperm(len(labels), generator=generator)
         total = 0.0

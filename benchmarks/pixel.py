@@ -48,7 +48,9 @@ def by_art(of: Subject) -> torch.Tensor:
 
     classes, shape = of.model.info.classes, tuple(of.samples.images.shape[1:])
     scaled = nn.Sequential(Scaled(), of.network)
-    estimator = PyTorchClassifier(scaled, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 255), device_type="cpu")
+    estimator = PyTorchClassifier(
+        scaled, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 255), device_type="cpu"
+    )
     attack = PixelAttack(estimator, th=1, es=0, max_iter=GENERATIONS, verbose=False)
     images = (of.samples.images * 255).numpy()
     return torch.from_numpy(attack.generate(images, of.samples.labels.numpy())).float() / 255
@@ -58,6 +60,7 @@ class Scaled(nn.Module):
     """ART's attack draws colours from 0 to 255."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images in [0, 1]."""
         return images / 255
 
 

@@ -106,7 +106,7 @@ class Scan:
 
     def _chosen(self, state: ScanState) -> tuple[Tensor, Tensor]:
         """Return the most promising candidates: codes (N, P) into `gains`, and pixels (N, P, 2 + C)."""
-        n, colours, height, width = state.gains.shape
+        height, width = state.gains.shape[2:]
         promise = torch.where(state.gains == -torch.inf, _promise(state), -torch.inf)
         codes = promise.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : _CHUNK - _MIXED]
         missing = _CHUNK - _MIXED - codes.shape[1]

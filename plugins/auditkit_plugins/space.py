@@ -17,7 +17,6 @@ from auditkit import (
     ATTACK_FLAGS,
     ATTACK_METRICS,
     CONTROL_METRIC,
-    Attack,
     Budgets,
     Capability,
     Context,
@@ -26,8 +25,6 @@ from auditkit import (
     Findings,
     Metric,
     Model,
-    Origin,
-    Queries,
     Samples,
     Spec,
     Streams,
@@ -36,21 +33,11 @@ from auditkit import (
     cascade,
     image_panel,
 )
-from auditkit_plugins.camera.focus import blurred
-from auditkit_plugins.camera.geometry import pixels, placed, seen
-from auditkit_plugins.camera.light import contrasted, exposed, recoloured
+from auditkit_plugins.camera.knobs import KNOBS, Ranges, changed, furthest, legal, transformed
+from auditkit_plugins.space_search import TOGETHER, SpaceSearch, margin_of
 
-__all__ = ["Space", "SpaceState", "transformed"]
+__all__ = ["Space"]
 
-KNOBS = ("turn", "right", "down", "zoom", "brightness", "contrast", "hue", "blur")
-_COLOURS = 3
-# Candidates that are asked about together, and the levels at which each knob is tried alone. Blur has no other side.
-_TOGETHER = 8
-_GRID = (-1.0, -0.5, 0.5, 1.0)
-_BLUR_GRID = (0.25, 0.5, 0.75, 1.0)
-# How often a knob is set anew, how often anywhere rather than near by, and how near at first and at last.
-_CHANGED, _ANYWHERE = 0.3, 0.4
-_FIRST_REACH, _LAST_REACH = 0.4, 0.05
 # How much smaller the next success is wanted to be; less after a failure, more after a success.
 _FIRST_CUT, _LARGEST_CUT, _LESS_CUT, _MORE_CUT = 0.5, 0.5, 0.6, 1.3
 # Of the candidates of the shrinking search: these aim at a smaller size, the others at a lower margin of the same.
@@ -59,153 +46,6 @@ _SHRINK_REACH = 0.3
 _EXHIBITS = 8
 # A float32 that was cut off at a budget may lie a little above it.
 _ROUNDING = 1 + 1e-6
-
-
-@dataclass(frozen=True)
-class Ranges:
-    """How far each means goes at most; 0 (or 1 for a factor) takes it away."""
-
-    turn: float
-    shift: float
-    zoom: float
-    brightness: float
-    contrast: float
-    hue: float
-    blur: float
-
-    @property
-    def used(self) -> tuple[bool, ...]:
-        """Whether each knob does anything."""
-        shift = self.shift > 0
-        factors = (factor > 1 for factor in (self.zoom, self.brightness, self.contrast))
-        return (self.turn > 0, shift, shift, *factors, self.hue > 0, self.blur > 0)
-
-    def measured(self, settings: Tensor) -> Tensor:
-        """Return float64 (N, 8): settings as degrees (turn, hue), shares of the shorter side, and factors."""
-        turn, right, down, zoom, brightness, contrast, hue, blur = settings.double().unbind(1)
-        factors = [
-            torch.exp(setting * math.log(most))
-            for setting, most in ((zoom, self.zoom), (brightness, self.brightness), (contrast, self.contrast))
-        ]
-        shifts = [right * self.shift, down * self.shift]
-        return torch.stack([turn * self.turn, *shifts, *factors, hue * self.hue, blur * self.blur], 1)
-
-
-def transformed(images: Tensor, settings: Tensor, ranges: Ranges) -> Tensor:
-    """Return images (N, C, H, W), each with its own `settings` (N, 8) of the knobs in [-1, 1] of their ranges.
-
-    It is turned, moved and enlarged, then blurred, then lit, its contrast and its colours changed.
-    """
-    side = min(images.shape[2:])
-    turn, right, down, zoom, brightness, contrast, hue, blur = ranges.measured(settings).unbind(1)
-    moved = seen(images, placed(pixels(images), turn.deg2rad(), down * side, right * side, zoom))
-    soft = blurred(moved, blur * side, ranges.blur * side) if ranges.blur else moved
-    return recoloured(contrasted(exposed(soft, brightness), contrast), hue.deg2rad())
-
-
-@dataclass(frozen=True)
-class SpaceState:
-    """The best transformation of each row."""
-
-    images: Tensor
-    clean: Tensor
-    labels: Tensor
-    eps: Tensor
-    step: Tensor
-    margin: Tensor
-    settings: Tensor
-    """float32 (N, 8): the knobs at `images`, as shares of their ranges."""
-    lowest: Tensor
-    """float32 (N, 8): the lowest margin that each knob reached alone."""
-    levels: Tensor
-    """float32 (N, 8): at which setting."""
-    rng: Streams
-
-
-@dataclass(frozen=True)
-class _Search(Attack):
-    """Try each knob alone, then the best of them together, then random changes of the best setting."""
-
-    spec: ClassVar[Spec]
-    eps: Budgets
-    ranges: Ranges
-    queries: int
-
-    @property
-    def norm(self) -> Literal["free"]:
-        """No norm measures what was done: the search itself keeps to the ranges."""
-        return "free"
-
-    @property
-    def steps(self) -> int:
-        """One for each few candidates."""
-        return math.ceil(self.queries / _TOGETHER)
-
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """The knobs, as shares of their ranges."""
-        return KNOBS
-
-    def start(self, origin: Origin) -> SpaceState:
-        """Start at the image as it is."""
-        n = len(origin.images)
-        never = torch.full_like(origin.eps, torch.inf)
-        return SpaceState(
-            images=origin.images,
-            clean=origin.images,
-            labels=origin.labels,
-            eps=origin.eps,
-            step=torch.zeros_like(origin.labels),
-            margin=never,
-            settings=origin.images.new_zeros((n, len(KNOBS))),
-            lowest=never.unsqueeze(1).expand(-1, len(KNOBS)).clone(),
-            levels=origin.images.new_zeros((n, len(KNOBS))),
-            rng=origin.rng,
-        )
-
-    def step(self, model: Queries, state: SpaceState) -> SpaceState:
-        """Ask about the next candidates, and keep the best setting so far."""
-        candidates = self._proposed(state)
-        many = candidates.flatten(0, 1)
-        images = transformed(state.clean.repeat_interleave(_TOGETHER, 0), many, self.ranges)
-        margins = _margin(model.logits(images, many), state.labels.repeat_interleave(_TOGETHER)).view(-1, _TOGETHER)
-        least, at = margins.min(1)
-        better = least < state.margin
-        chosen = at + _TOGETHER * torch.arange(len(at), device=at.device)
-        on_grid = (state.step < len(_GRID)).unsqueeze(1)
-        lower = on_grid & (margins < state.lowest)
-        return replace(
-            state,
-            images=torch.where(better.view(-1, 1, 1, 1), images[chosen], state.images),
-            settings=torch.where(better.unsqueeze(1), many[chosen], state.settings),
-            margin=torch.where(better, least, state.margin),
-            lowest=torch.where(lower, margins, state.lowest),
-            levels=torch.where(lower, candidates.diagonal(dim1=1, dim2=2), state.levels),
-            step=state.step + 1,
-        )
-
-    def control(self, origin: Origin) -> Tensor:
-        """Set every knob at random."""
-        draws = 2 * origin.rng.uniform(0, (1, len(KNOBS))) - 1
-        return transformed(origin.images, _legal(origin.images, draws, origin.eps, self.ranges)[:, 0], self.ranges)
-
-    def _proposed(self, state: SpaceState) -> Tensor:
-        """Return float32 (N, 8, 8): the settings of a few candidates."""
-        levels = state.images.new_tensor([_GRID] * (len(KNOBS) - 1) + [_BLUR_GRID])
-        grid = torch.diag_embed(levels.T)[state.step.clamp(max=len(_GRID) - 1)]
-        rank = state.lowest.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-        count = torch.arange(_TOGETHER, device=rank.device).view(1, -1, 1)
-        together = torch.where(rank.unsqueeze(1) <= count, state.levels.unsqueeze(1), 0.0)
-        # Powers of float32 may differ in the last bit between a lone value and one of many.
-        done = (state.step.double() / self.steps).clamp(max=1)
-        eps = state.eps.view(-1, 1, 1)
-        reach = eps * (_FIRST_REACH * (_LAST_REACH / _FIRST_REACH) ** done).float().view(-1, 1, 1)
-        near = _changed(state.rng.uniform(state.step, (_TOGETHER, 3, len(KNOBS))), state.settings, reach, eps)
-        step = state.step.view(-1, 1, 1)
-        asked = torch.where(step < len(_GRID), grid, torch.where(step == len(_GRID), together, near))
-        # The grid is in shares of the budget; the others are settings already.
-        share = torch.where(step < len(_GRID), eps, 1.0)
-        return _legal(state.images, asked * share, state.eps, self.ranges)
 
 
 @dataclass(frozen=True)
@@ -303,7 +143,7 @@ class Space:
 
     def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
         """Search at the largest budget, and make smaller what fools there: that tells about the other budgets."""
-        findings = cascade((_Search(self.eps[-1:], self.ranges, self.queries),), model, samples, ctx)
+        findings = cascade((SpaceSearch(self.eps[-1:], self.ranges, self.queries),), model, samples, ctx)
         device = samples.images.device
         settings = torch.from_numpy(np.stack([findings.columns[name] for name in KNOBS], 1)).float().to(device)
         classes = torch.from_numpy(findings.columns["attacked_label"]).to(device)
@@ -312,7 +152,7 @@ class Space:
         if len(rows):
             smallest[rows], classes[rows] = self._made_smaller(model, samples, rows, settings[rows], ctx)
         asked = np.zeros(len(samples), dtype=np.int64)
-        asked[rows.cpu().numpy()] = 1 + self._rounds * _TOGETHER
+        asked[rows.cpu().numpy()] = 1 + self._rounds * TOGETHER
         columns = {name: column for name, column in findings.columns.items() if name not in KNOBS}
         columns |= self._columns(torch.where(smallest.isnan(), smallest, settings), "")
         columns |= self._columns(smallest, "smallest_")
@@ -330,13 +170,13 @@ class Space:
 
     @property
     def _rounds(self) -> int:
-        return math.ceil(self.shrinking / _TOGETHER)
+        return math.ceil(self.shrinking / TOGETHER)
 
     def _columns(self, settings: Tensor, prefix: str) -> Mapping[str, npt.NDArray[Any]]:
         """Return the knobs (NaN where nothing is known), and how far the one that was used most is along its range."""
         measured = self.ranges.measured(settings).cpu().numpy()
         columns = {prefix + name: measured[:, at] for at, name in enumerate(KNOBS)}
-        return columns | {prefix + "size": _size(settings).double().cpu().numpy()}
+        return columns | {prefix + "size": furthest(settings).double().cpu().numpy()}
 
     def _made_smaller(
         self, model: Model, samples: Samples, rows: Tensor, settings: Tensor, ctx: Context
@@ -356,26 +196,26 @@ class Space:
     def _shrunk(
         self, model: Model, samples: Samples, settings: Tensor, rng: Streams, ctx: Context
     ) -> tuple[Tensor, Tensor]:
-        clean = samples.images.repeat_interleave(_TOGETHER, 0)
-        labels = samples.labels.repeat_interleave(_TOGETHER)
+        clean = samples.images.repeat_interleave(TOGETHER, 0)
+        labels = samples.labels.repeat_interleave(TOGETHER)
         logits = model.logits(transformed(samples.images, settings, self.ranges))
-        margin, classes = _margin(logits, samples.labels), logits.argmax(1)
+        margin, classes = margin_of(logits, samples.labels), logits.argmax(1)
         fooled = classes != samples.labels
         cut = torch.full_like(margin, _FIRST_CUT)
         for number in range(self._rounds):
             ctx.check_time()
-            many = self._smaller(samples.images, settings, cut, rng.uniform(number, (_TOGETHER, 3, len(KNOBS))))
+            many = self._smaller(samples.images, settings, cut, rng.uniform(number, (TOGETHER, 3, len(KNOBS))))
             logits = model.logits(transformed(clean, many.flatten(0, 1), self.ranges))
-            margins = _margin(logits, labels).view(-1, _TOGETHER)
-            fools = (logits.argmax(1) != labels).view(-1, _TOGETHER)
-            smaller = fools & (torch.arange(_TOGETHER, device=fools.device) < _SMALLER)
+            margins = margin_of(logits, labels).view(-1, TOGETHER)
+            fools = (logits.argmax(1) != labels).view(-1, TOGETHER)
+            smaller = fools & (torch.arange(TOGETHER, device=fools.device) < _SMALLER)
             any_smaller = smaller.any(1)
             # What is smaller comes first; of the same kind, what fools most clearly.
             eligible = torch.where(any_smaller.unsqueeze(1), smaller, fools & (margins < margin.unsqueeze(1)))
             least, at = torch.where(eligible, margins, torch.inf).min(1)
             moved = eligible.any(1)
             settings = torch.where(moved.unsqueeze(1), _picked(many, at), settings)
-            classes = torch.where(moved, _picked(logits.argmax(1).view(-1, _TOGETHER), at), classes)
+            classes = torch.where(moved, _picked(logits.argmax(1).view(-1, TOGETHER), at), classes)
             margin = torch.where(moved, least, margin)
             fooled = fooled | moved
             cut = torch.where(any_smaller, (cut * _MORE_CUT).clamp(max=_LARGEST_CUT), cut * _LESS_CUT)
@@ -383,18 +223,18 @@ class Space:
 
     def _smaller(self, images: Tensor, settings: Tensor, cut: Tensor, draws: Tensor) -> Tensor:
         """Return (N, 8, 8): candidates in a smaller box about no change, then some in the box of the present size."""
-        size = _size(settings)
+        size = furthest(settings)
         target = size * (1 - cut)
         scaled = settings * (1 - cut).unsqueeze(1)
-        bounded = _legal(images, settings.unsqueeze(1), target, self.ranges)[:, 0]
-        changed = _changed(draws, settings, _SHRINK_REACH * size.view(-1, 1, 1), size.view(-1, 1, 1))
-        aimed = _legal(images, changed[:, : _SMALLER - 2], target, self.ranges)
-        around = _legal(images, changed[:, _SMALLER - 2 : _TOGETHER - 2], size, self.ranges)
+        bounded = legal(images, settings.unsqueeze(1), target, self.ranges)[:, 0]
+        moved = changed(draws, settings, _SHRINK_REACH * size.view(-1, 1, 1), size.view(-1, 1, 1))
+        aimed = legal(images, moved[:, : _SMALLER - 2], target, self.ranges)
+        around = legal(images, moved[:, _SMALLER - 2 : TOGETHER - 2], size, self.ranges)
         return torch.cat([scaled.unsqueeze(1), bounded.unsqueeze(1), aimed, around], 1)
 
     def _exhibits(self, samples: Samples, settings: Tensor, classes: Tensor, ctx: Context) -> tuple[Exhibit, ...]:
         """Show the images that the smallest transformations fool; `settings` (N, 8) are NaN where none does."""
-        size = _size(settings)
+        size = furthest(settings)
         fooled = size.isfinite().nonzero().flatten().tolist()
         ranked = sorted(fooled, key=lambda row: (float(size[row]), samples.ids[row]))
         exhibits = []
@@ -423,36 +263,8 @@ class Space:
         return ", ".join(told) if told else "hardly changed at all"
 
 
-_Search.spec = Space.spec
-
-
-def _legal(images: Tensor, settings: Tensor, eps: Tensor, ranges: Ranges) -> Tensor:
-    """Return settings (N, P, 8) within `eps` (N,), of the knobs that these images and ranges have."""
-    used = [*ranges.used]
-    used[KNOBS.index("hue")] &= images.shape[1] == _COLOURS
-    bound = eps.view(-1, 1, 1) * settings.new_tensor(used)
-    lowest = torch.where(settings.new_tensor([name == "blur" for name in KNOBS]) > 0, 0.0, -bound)
-    return torch.minimum(torch.maximum(settings, lowest), bound)
-
-
-def _changed(draws: Tensor, settings: Tensor, reach: Tensor, size: Tensor | float = 1.0) -> Tensor:
-    """Return (N, P, 8): settings (N, 8) with some knobs set anew, by draws (N, P, 3, 8), near by or anywhere."""
-    which, where, how = draws.unbind(2)
-    near = settings.unsqueeze(1) + (2 * how - 1) * reach
-    fresh = torch.where(where < _ANYWHERE, (2 * how - 1) * size, near)
-    chosen = (which < _CHANGED) | (which == which.amin(2, keepdim=True))
-    return torch.where(chosen, fresh, settings.unsqueeze(1))
-
-
-def _size(settings: Tensor) -> Tensor:
-    """Return float32 (N,): how far the knob that was turned furthest is along its range."""
-    return settings.abs().amax(1)
+SpaceSearch.spec = Space.spec
 
 
 def _picked(values: Tensor, at: Tensor) -> Tensor:
     return values[torch.arange(len(at), device=at.device), at]
-
-
-def _margin(logits: Tensor, labels: Tensor) -> Tensor:
-    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return own - logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)

@@ -20,8 +20,9 @@ from auditkit.plan import configure
 from auditkit.samples import Samples
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_origin, toy_samples
 from auditkit.workbench import Recipe, set_up
-from auditkit_plugins import space
-from auditkit_plugins.space import KNOBS, Space, transformed
+from auditkit_plugins.camera.knobs import KNOBS, transformed
+from auditkit_plugins.space import Space
+from auditkit_plugins.space_search import SpaceSearch
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 NOTHING = {"turn": 0, "shift": 0, "zoom": 1, "brightness": 1, "contrast": 1, "hue": 0, "blur": 0}
@@ -192,7 +193,7 @@ def test_no_candidate_leaves_the_budget_and_grey_images_have_no_hue(eps, monkeyp
 
 
 def test_each_knob_is_tried_alone_at_both_ends_first():
-    attack = space._Search((0.5,), Space().ranges, 400)
+    attack = SpaceSearch((0.5,), Space().ranges, 400)
     samples = toy_samples(3)
     asked = []
 

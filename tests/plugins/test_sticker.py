@@ -69,7 +69,9 @@ def test_it_keeps_the_contract(options):
 
 def test_it_finds_the_two_places_that_matter():
     samples = grey_images()
-    findings = run_check(Sticker(light=1, dark=1, side=SIDE, queries=1500), toy_model(Corner(), samples.images), samples)
+    findings = run_check(
+        Sticker(light=1, dark=1, side=SIDE, queries=1500), toy_model(Corner(), samples.images), samples
+    )
     assert findings.columns["fooled"].all()
     for part, light, dark in (("top", SHAPE[1] - 3, 0), ("left", SHAPE[2] - 3, 0)):
         assert (findings.columns[f"light1_{part}"] >= light).all()
