@@ -20,6 +20,7 @@ from auditkit.plan import configure
 from auditkit.samples import Samples
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_origin, toy_samples
 from auditkit.workbench import Recipe, set_up
+from auditkit_plugins import space, space_search
 from auditkit_plugins.camera.knobs import KNOBS, transformed
 from auditkit_plugins.space import Space
 from auditkit_plugins.space_search import SpaceSearch
@@ -180,7 +181,8 @@ def test_no_candidate_leaves_the_budget_and_grey_images_have_no_hue(eps, monkeyp
         seen.append(knobs)
         return transformed(images, knobs, ranges)
 
-    monkeypatch.setattr(space, "transformed", spy)
+    for module in (space, space_search):
+        monkeypatch.setattr(module, "transformed", spy)
     network = LinearModel(classes=2, shape=(1, 8, 8), seed=1)
     samples = toy_samples(12, shape=(1, 8, 8), network=network)
     run_check(Space(eps=(eps,), queries=100, shrinking=40), toy_model(network, samples.images), samples)
