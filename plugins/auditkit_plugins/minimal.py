@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -27,8 +28,9 @@ __all__ = ["Minimal", "MinimalState"]
 
 Length = Literal["linf", "l2", "l1"]
 
-# How far the first and the last step may lead, as shares of the distance so far.
-_FIRST_RADIUS, _LAST_RADIUS = 0.3, 0.003
+# How far the first and the last step may lead, as shares of the distance so far. In L1 few values carry the change,
+# and the search must be able to take back any of them.
+_RADIUS: Mapping[Length, tuple[float, float]] = {"linf": (0.3, 0.003), "l2": (0.3, 0.003), "l1": (1.0, 0.005)}
 # The radius grows while the linear forecast of the margin holds, and shrinks where it does not.
 _GOOD_FORECAST, _POOR_FORECAST = 0.03, 0.1
 _GROWTH, _SHRINKAGE, _LARGEST_FACTOR, _SMALLEST_FACTOR = 1.2, 0.7, 3.0, 0.05
@@ -165,7 +167,8 @@ class Minimal(Attack):
         """Return (N,): how far a row may go, as a share of its distance."""
         done = state.step / max(self.steps - 1, 1)
         falling = (1 + torch.cos(math.pi * done)) / 2
-        return (_LAST_RADIUS + (_FIRST_RADIUS - _LAST_RADIUS) * falling) * state.factor
+        first, last = _RADIUS[self.norm]
+        return (last + (first - last) * falling) * state.factor
 
 
 def _lead(logits: Tensor, labels: Tensor, rival: Tensor, looking: Tensor) -> Tensor:
