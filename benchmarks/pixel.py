@@ -51,7 +51,7 @@ def by_art(of: Subject) -> torch.Tensor:
     estimator = PyTorchClassifier(
         scaled, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 255), device_type="cpu"
     )
-    attack = PixelAttack(estimator, th=1, es=0, max_iter=GENERATIONS, verbose=False)
+    attack = PixelAttack(estimator, th=1, es=1, max_iter=GENERATIONS, verbose=False)
     images = (of.samples.images * 255).numpy()
     return torch.from_numpy(attack.generate(images, of.samples.labels.numpy())).float() / 255
 

@@ -72,7 +72,7 @@ class Decision(Attack):
         references=("Chen and Gu 2020 (RayS), https://arxiv.org/abs/2006.12792",),
         presets={
             "smoke": {"eps": "2/255, 8/255", "queries": 50},
-            "standard": {"eps": "0.5/255, 1/255, 2/255, 4/255, 8/255", "queries": 500},
+            "standard": {"eps": "1/255, 4/255", "queries": 200},
             "full": {"eps": "0.5/255, 1/255, 2/255, 4/255, 8/255, 16/255"},
         },
     )

@@ -50,7 +50,7 @@ def texels(side: float) -> int:
 
 
 def drawn_placement(
-    draws: Tensor, largest: float, extent: tuple[int, int], shape: Shape, turn: float, shrink: float, light: float
+    draws: Tensor, largest: float, extent: tuple[int, int], shape: Shape, turn: float, shrink: float, light: float, spread: float = 1.0
 ) -> Placement:
     """Return random placements wholly inside images of `extent` (height, width), from uniform draws (N, 5).
 
@@ -61,7 +61,7 @@ def drawn_placement(
     side = largest * (1 - shrink * draws[:, 3])
     reach = side / 2 if shape == "circle" else side / 2 * (angle.cos().abs() + angle.sin().abs())
     down, across = (
-        size / 2 + (2 * draws[:, axis] - 1) * (size / 2 - reach).clamp_min(0) for axis, size in enumerate(extent)
+        size / 2 + (2 * draws[:, axis] - 1) * spread * (size / 2 - reach).clamp_min(0) for axis, size in enumerate(extent)
     )
     return Placement(down, across, angle, side, 1 + (2 * draws[:, 4] - 1) * light)
 

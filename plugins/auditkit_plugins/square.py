@@ -73,7 +73,7 @@ class Square(Attack):
         references=("Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049",),
         presets={
             "smoke": {"eps": "2/255, 8/255", "queries": 50},
-            "standard": {"eps": "0.5/255, 1/255, 2/255, 4/255, 8/255", "queries": 1000},
+            "standard": {"eps": "1/255, 4/255", "queries": 200},
             "full": {"eps": "0.5/255, 1/255, 2/255, 4/255, 8/255, 16/255"},
         },
     )

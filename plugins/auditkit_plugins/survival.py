@@ -160,7 +160,7 @@ class Survival:
         ),
         presets={
             "smoke": {"strengths": "2", "draws": 1},
-            "standard": {},
+            "standard": {"draws": 1},
             "full": {"draws": 16},
         },
     )

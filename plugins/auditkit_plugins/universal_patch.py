@@ -122,6 +122,8 @@ class UniversalPatch:
     """By which share of its side the patch may be smaller than `area` allows."""
     light: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """By which share the patch's colours may be darker or lighter."""
+    spread: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How far from the middle of the image the patch may lie: 0 in the middle, 1 anywhere."""
     printability: Annotated[float, Field(ge=0)] = 0.0
     """The weight of the distance to printable colours, beside a loss that lies between 0 and 1."""
 
@@ -207,7 +209,7 @@ class UniversalPatch:
         largest = side_of(area, height, width, self.shape)
         draws = streams.uniform(draw, (NUMBERS_A_PLACEMENT,))
         return drawn_placement(
-            draws, largest, (height, width), self.shape, math.radians(self.turn), self.shrink, self.light
+            draws, largest, (height, width), self.shape, math.radians(self.turn), self.shrink, self.light, self.spread
         )
 
     def _texels(self, images: Tensor, area: float) -> int:
