@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from auditkit.exhibits import difference_panel, heat_panel, image_panel
     from auditkit.models.base import Capability, Differentiable, Model
     from auditkit.origin import Origin
-    from auditkit.queries import Goal, Queries
+    from auditkit.queries import Expectation, Goal, Queries
     from auditkit.result import Result, Verdict
     from auditkit.saliency_map import saliency
     from auditkit.samples import Samples, open_dataset
@@ -45,6 +45,7 @@ __all__ = [
     "ExecutionError",
     "Exhibit",
     "ExitCode",
+    "Expectation",
     "Findings",
     "Finished",
     "FlagRule",
@@ -101,7 +102,7 @@ _HOMES = {
     "exhibits": ("difference_panel", "heat_panel", "image_panel"),
     "models.base": ("Capability", "Differentiable", "Model"),
     "origin": ("Origin",),
-    "queries": ("Goal", "Queries"),
+    "queries": ("Expectation", "Goal", "Queries"),
     "result": ("Result", "Verdict"),
     "saliency_map": ("saliency",),
     "samples": ("Samples", "open_dataset"),

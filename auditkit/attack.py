@@ -16,7 +16,7 @@ from auditkit.context import Context
 from auditkit.drive import Job, drive
 from auditkit.models.base import Model
 from auditkit.origin import Origin
-from auditkit.queries import Goal, Queries
+from auditkit.queries import Expectation, Goal, Queries
 from auditkit.samples import Samples
 from auditkit.streams import Streams
 from auditkit.threat import Norm, ThreatModel
@@ -92,6 +92,11 @@ class Attack(ABC):
     def marks(self) -> tuple[str, ...]:
         """Names of the numbers that the attack says of a query; those of the success that counts become columns."""
         return ()
+
+    @property
+    def expectation(self) -> Expectation | None:
+        """What every gradient is averaged over; None: nothing. Best with the goal `strongest`."""
+        return None
 
     @property
     @abstractmethod

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from auditkit.models.base import Differentiable, Model
 from auditkit.origin import Origin, object_masks
-from auditkit.queries import Goal, Queries
+from auditkit.queries import Expectation, Goal, Queries
 from auditkit.rows import concatenate_rows, count_rows, take_rows
 from auditkit.samples import Samples
 from auditkit.streams import Streams
@@ -104,6 +104,11 @@ class Drivable(Protocol):
         """Names of the numbers that come with a query."""
         ...
 
+    @property
+    def expectation(self) -> Expectation | None:
+        """What gradients are averaged over; None: nothing."""
+        ...
+
     def start(self, origin: Origin) -> Any:
         """Return the rows' first state."""
         ...
@@ -132,6 +137,7 @@ class _Rows:
     """(N,): the distance or the margin of the best success so far; infinite before there is one."""
     marks: Tensor
     points: Tensor
+    rng: Streams
 
 
 @dataclass
@@ -249,7 +255,7 @@ class _Drive:
         state = self.attack.start(origin)
         self._check_rows("start", state, len(jobs))
         reach, marks = torch.full_like(eps, torch.inf), clean.new_full((len(jobs), len(self.attack.marks)), torch.nan)
-        rows = _Rows(state, clean, labels, eps, reach, marks, clean)
+        rows = _Rows(state, clean, labels, eps, reach, marks, clean, origin.rng)
         return _Group(rows, [_Ledger(job) for job in jobs])
 
     def _ask(self, method: Literal["scout", "step"], group: _Group) -> None:
@@ -265,6 +271,9 @@ class _Drive:
             attack.goal,
             rows.reach,
             len(attack.marks),
+            attack.expectation,
+            rows.rng,
+            torch.tensor([ledger.steps for ledger in group.ledgers], device=rows.labels.device),
         )
         state = getattr(attack, method)(queries, rows.state)
         self._check_rows(method, state, len(group))

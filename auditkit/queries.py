@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,11 +11,22 @@ from torch import Tensor
 
 from auditkit.errors import ExecutionError
 from auditkit.models.base import Differentiable, Model
+from auditkit.streams import Streams
 from auditkit.threat import Norm, allowed, distance
 
-__all__ = ["Goal", "Queries"]
+__all__ = ["Expectation", "Goal", "Queries"]
 
 Goal = Literal["first", "nearest", "strongest"]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What gradients are averaged over: random transforms of each image (EOT, Athalye et al. 2018)."""
+
+    transform: Callable[[Tensor, Streams, Tensor], Tensor]
+    """Images (M, C, H, W) in [0, 1], a random stream each and a number each, int64 (M,), to differentiable images."""
+    draws: int
+    """How many transforms of each image are drawn at each step."""
 
 
 class Queries:
@@ -36,6 +48,9 @@ class Queries:
         goal: Goal = "first",
         reach: Tensor | None = None,
         marks: int = 0,
+        expectation: Expectation | None = None,
+        rng: Streams | None = None,
+        step: Tensor | None = None,
     ) -> None:
         self._search = search
         self._model = model
@@ -44,6 +59,9 @@ class Queries:
         self._eps = eps
         self._norm = norm
         self._goal = goal
+        self._expectation = expectation
+        self._rng = rng
+        self._step = step
         self.reach = torch.full_like(eps, torch.inf) if reach is None else reach
         """float32 (N,): how good the best success so far is, smaller is better: its distance where the goal is the
         nearest one, its margin where it is the strongest; infinite before there is one."""
@@ -78,18 +96,52 @@ class Queries:
     def gradient(self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N * P, K) and the gradient of each image's `loss(logits, *aligned)`; one pass each way.
 
+        Under an expectation both are means over transforms of the image, each with a pass each way; one more forward
+        pass tells whether the image itself fools.
+
         Raises:
             ExecutionError: the model gives no gradients (an attack that asks for them declares it in its spec).
         """
         if self._search is None:
             raise ExecutionError("the attack asks for gradients, which its spec does not declare as needed")
+        if self._expectation is not None:
+            return self._expected(self._search, self._expectation, images, loss, aligned)
         scores, gradient = self._search.gradient(images, loss, *aligned)
         self._note(images.detach(), scores)
         self.forwards += len(images) // len(self._clean)
         self.backwards += len(images) // len(self._clean)
         return scores, gradient
 
-    def _note(self, images: Tensor, scores: Tensor, marks: Tensor | None = None) -> None:
+    def _expected(
+        self,
+        search: Differentiable,
+        expectation: Expectation,
+        images: Tensor,
+        loss: Callable[..., Tensor],
+        aligned: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Tensor]:
+        assert self._rng is not None  # noqa: S101 (who sets an expectation sets both)
+        assert self._step is not None  # noqa: S101
+        rows, draws = len(self._clean), expectation.draws
+        each = len(images) // rows
+        # The same transforms for all candidates of a row: they are then compared, and not their luck.
+        number = (self._step.unsqueeze(1) * draws + torch.arange(draws, device=images.device)).repeat(1, each)
+        streams = Streams(self._rng.keys.repeat_interleave(each * draws, 0))
+        with torch.enable_grad():
+            copies = images.detach().repeat_interleave(draws, 0).requires_grad_(True)
+            seen = expectation.transform(copies, streams, number.flatten())
+            repeated = [values.repeat_interleave(draws, 0) for values in aligned]
+            scores, slope = search.gradient(seen.detach(), loss, *repeated)
+            (gradient,) = torch.autograd.grad(seen, copies, slope)
+        scores = scores.view(len(images), draws, -1)
+        plain = search.logits(images.detach())
+        own = scores.gather(2, self._labels.repeat_interleave(each).view(-1, 1, 1).expand(-1, draws, 1)).squeeze(2)
+        self._note(images.detach(), plain, worth=(own - scores.amax(2)).mean(1))
+        self.forwards += each * (draws + 1)
+        self.backwards += each * draws
+        return scores.mean(1), gradient.view(len(images), draws, *images.shape[1:]).mean(1)
+
+    def _note(self, images: Tensor, scores: Tensor, marks: Tensor | None = None, worth: Tensor | None = None) -> None:
         rows = len(self._clean)
         if len(images) % rows:
             raise TypeError(f"a query holds the same number of images for each of the {rows} rows; got {len(images)}")
@@ -105,7 +157,7 @@ class Queries:
         legal = allowed(self._norm, self._eps[row], self._clean[row], images[at])
         self.overstepped.index_add_(0, row, (~legal).long())
         first = self._goal == "first"
-        at = at[legal & ~self.found[row]] if first else self._better(at[legal], each, images, scores)
+        at = at[legal & ~self.found[row]] if first else self._better(at[legal], each, images, scores, worth)
         row = at // each
         if each > 1 and len(row):
             foremost = torch.ones_like(row, dtype=torch.bool)
@@ -116,18 +168,18 @@ class Queries:
             self.marks = self.marks.index_copy(0, row, marks[at] if marks is not None else self.marks[row] * torch.nan)
             self.found[row] = True
 
-    def _better(self, at: Tensor, each: int, images: Tensor, scores: Tensor) -> Tensor:
+    def _better(self, at: Tensor, each: int, images: Tensor, scores: Tensor, worth: Tensor | None) -> Tensor:
         """Keep the queries that improve on their row's reach, the best of a row first, and shorten the reach."""
         row = at // each
         if self._goal == "nearest":
-            worth = distance(self._norm, self._clean[row], images[at])
-            better = (worth < self.reach[row]) & (worth > 0)
+            value = distance(self._norm, self._clean[row], images[at])
+            better = (value < self.reach[row]) & (value > 0)
         else:
             own = scores[at].gather(1, self._labels[row].unsqueeze(1)).squeeze(1)
-            worth = own - scores[at].amax(1)
-            better = worth < self.reach[row]
-        at, worth = at[better], worth[better]
-        by_worth = worth.argsort(stable=True)
-        order = by_worth[(at[by_worth] // each).argsort(stable=True)]
-        self.reach = self.reach.scatter_reduce(0, at // each, worth, "amin")
+            value = own - scores[at].amax(1) if worth is None else worth[at]
+            better = value < self.reach[row]
+        at, value = at[better], value[better]
+        by_value = value.argsort(stable=True)
+        order = by_value[(at[by_value] // each).argsort(stable=True)]
+        self.reach = self.reach.scatter_reduce(0, at // each, value, "amin")
         return at[order]

@@ -410,12 +410,12 @@ def _numpy_state() -> tuple[bytes, int]:
 class _Watched(Queries):
     """Queries that hold every image asked about to the budget, also one that fools nobody."""
 
-    def _note(self, images: Tensor, scores: Tensor, marks: Tensor | None = None) -> None:
+    def _note(self, images: Tensor, scores: Tensor, marks: Tensor | None = None, worth: Tensor | None = None) -> None:
         each = len(images) // len(self._clean)
         clean = self._clean.repeat_interleave(each, 0)
         inside = allowed(self._norm, self._eps.repeat_interleave(each), clean, images)
         _hold(bool(inside.all()), f"the attack asked about {int((~inside).sum())} images outside its budget")
-        super()._note(images, scores, marks)
+        super()._note(images, scores, marks, worth)
 
 
 def _hold_budget(attack: Attack, model: Model, samples: Samples) -> None:
@@ -433,7 +433,7 @@ def _driven(attack: Attack, model: Model, samples: Samples, origin: Origin) -> T
     budgets, state = origin.eps.clone(), attack.start(origin)
     for _ in range(attack.steps):
         asked = (model.exact, model, samples.images, samples.labels, budgets, attack.norm, attack.goal, reach)
-        queries = _Watched(*asked, len(attack.marks))
+        queries = _Watched(*asked, len(attack.marks), attack.expectation, origin.rng, torch.zeros_like(origin.labels))
         state = attack.step(queries, state)
         reach = queries.reach
         inside = allowed(attack.norm, budgets, samples.images, state.images)

@@ -17,10 +17,13 @@ from auditkit import (
     Attack,
     Budgets,
     Capability,
+    Expectation,
+    Goal,
     Origin,
     Queries,
     Spec,
 )
+from auditkit_plugins.eot import Draws, goal_under, photographs
 
 __all__ = ["APGD", "APGDState", "Climb"]
 
@@ -130,6 +133,19 @@ class APGD(Attack):
     """A climb is poor when no more than this share of the steps since the last checkpoint raised the loss."""
     give_up: bool = True
     """Whether rows without hope are left early."""
+    eot: Draws = 0
+    """Over how many random photographs of the image each gradient is averaged (`true`: 4), to find what survives a
+    camera; the success that fools them most clearly is kept. 0: none."""
+
+    @property
+    def goal(self) -> Goal:
+        """The first success; under photographs the strongest."""
+        return goal_under(self.eot)
+
+    @property
+    def expectation(self) -> Expectation | None:
+        """Photographs, if wanted."""
+        return photographs(self.eot)
 
     @property
     def restarts(self) -> int:  # type: ignore[override]  # a field of most attacks; here it follows from two others

@@ -24,12 +24,15 @@ from auditkit import (
     Attack,
     Budgets,
     Capability,
+    Expectation,
+    Goal,
     Origin,
     Queries,
     Spec,
     Streams,
     UsageError,
 )
+from auditkit_plugins.eot import Draws, goal_under, photographs
 
 __all__ = ["MaskPatch", "MaskPatchState"]
 
@@ -107,6 +110,9 @@ class MaskPatch(Attack):
     """The class that the colours are steered to; any wrong class counts. None: the one that is nearest."""
     on_object: bool = False
     """Whether the colours show on the object only, where the data set has masks."""
+    eot: Draws = 0
+    """Over how many random photographs of the image each gradient is averaged (`true`: 4), to find what survives a
+    camera; the success that fools them most clearly is kept. 0: none."""
 
     def __post_init__(self) -> None:
         """Read the given mask.
@@ -128,6 +134,16 @@ class MaskPatch(Attack):
     def eps(self) -> tuple[float, ...]:  # type: ignore[override]
         """The share of the pixels that may change."""
         return self.area if self.mask is None else (float(self._given.mean()),)
+
+    @property
+    def goal(self) -> Goal:
+        """The first success; under photographs the strongest."""
+        return goal_under(self.eot)
+
+    @property
+    def expectation(self) -> Expectation | None:
+        """Photographs, if wanted."""
+        return photographs(self.eot)
 
     @property
     def norm(self) -> Literal["area"]:

@@ -17,10 +17,13 @@ from auditkit import (
     Attack,
     Budgets,
     Capability,
+    Expectation,
+    Goal,
     Origin,
     Queries,
     Spec,
 )
+from auditkit_plugins.eot import Draws, goal_under, photographs
 
 __all__ = ["PGD", "PGDState"]
 
@@ -104,6 +107,19 @@ class PGD(Attack):
     not vanish where the softmax saturates; on every network tried this fooled as many images as either, or more."""
     give_up: bool = True
     """Whether rows without hope are left early."""
+    eot: Draws = 0
+    """Over how many random photographs of the image each gradient is averaged (`true`: 4), to find what survives a
+    camera; the success that fools them most clearly is kept. 0: none."""
+
+    @property
+    def goal(self) -> Goal:
+        """The first success; under photographs the strongest."""
+        return goal_under(self.eot)
+
+    @property
+    def expectation(self) -> Expectation | None:
+        """Photographs, if wanted."""
+        return photographs(self.eot)
 
     def start(self, origin: Origin) -> PGDState:
         """Start at a random point of the ball, or where a larger budget succeeded."""

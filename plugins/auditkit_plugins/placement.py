@@ -50,18 +50,27 @@ def texels(side: float) -> int:
 
 
 def drawn_placement(
-    draws: Tensor, largest: float, extent: tuple[int, int], shape: Shape, turn: float, shrink: float, light: float, spread: float = 1.0
+    draws: Tensor,
+    largest: float,
+    extent: tuple[int, int],
+    shape: Shape,
+    turn: float,
+    shrink: float,
+    light: float,
+    spread: float = 1.0,
 ) -> Placement:
     """Return random placements wholly inside images of `extent` (height, width), from uniform draws (N, 5).
 
     A patch is turned by up to `turn` radians either way, its side lies between 1 - `shrink` and 1 times `largest`, its
-    light between 1 - `light` and 1 + `light`. Where a turned square is larger than the image, it lies in the middle.
+    light between 1 - `light` and 1 + `light`. With a `spread` below 1 its centre keeps to that share of the way from
+    the middle of the image. Where a turned square is larger than the image, it lies in the middle.
     """
     angle = (2 * draws[:, 2] - 1) * turn
     side = largest * (1 - shrink * draws[:, 3])
     reach = side / 2 if shape == "circle" else side / 2 * (angle.cos().abs() + angle.sin().abs())
     down, across = (
-        size / 2 + (2 * draws[:, axis] - 1) * spread * (size / 2 - reach).clamp_min(0) for axis, size in enumerate(extent)
+        size / 2 + (2 * draws[:, axis] - 1) * spread * (size / 2 - reach).clamp_min(0)
+        for axis, size in enumerate(extent)
     )
     return Placement(down, across, angle, side, 1 + (2 * draws[:, 4] - 1) * light)
 

@@ -74,7 +74,7 @@ def test_with_enough_queries_it_fools_what_an_exhaustive_search_fools(model):
     """An image left out would mean that the order of the scan loses candidates for good."""
     findings = run_check(OnePixel(give_up=False), model, SAMPLES)
     both = set()
-    for row in range(len(SAMPLES)):
+    for row in findings.columns["clean_correct"].nonzero()[0]:
         lowest, _, _ = exhaustive(NETWORK, SAMPLES.images[row], int(SAMPLES.labels[row]))
         if lowest < -1e-3:
             assert findings.columns["fooled"][row]
@@ -214,7 +214,9 @@ def test_places_are_shares_of_the_image_and_the_last_row_and_column_are_in_reach
 
 @pytest.mark.skipif(not CIFAR10.is_dir(), reason="the real models of ../shared/data are not here")
 def test_on_a_real_network_a_few_hundred_queries_fool_one_image_in_four():
-    bench = set_up(Recipe(str(CIFAR10 / "resnet20.onnx"), str(CIFAR10 / "images_600.npz"), settings_from({"limit": 24})))
+    bench = set_up(
+        Recipe(str(CIFAR10 / "resnet20.onnx"), str(CIFAR10 / "images_600.npz"), settings_from({"limit": 24}))
+    )
     samples = bench.read(0, 24).samples
     findings = run_check(OnePixel(queries=192), bench.model, samples, batch=64, search=bench.search)
     share = findings.columns["fooled"].sum() / findings.columns["clean_correct"].sum()
