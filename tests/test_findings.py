@@ -211,3 +211,28 @@ SHOWN = [Exhibit(name, "", score, ()) for name, score in [("b", 1.0), ("a", 1.0)
 def test_the_gallery_does_not_depend_on_the_order_of_shards(exhibits, count):
     names = [exhibit.sample for exhibit in top_exhibits(exhibits, count)]
     assert names == ["c", "a", "b", "d"][:count]
+
+
+ATTACKED = np.zeros((2, 3, 4, 4), dtype=np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("attacked", "found", "words"),
+    [
+        (ATTACKED, FOOLED, None),
+        (None, None, None),
+        (ATTACKED, None, "2 attacked images; wanted one for each true `found`"),
+        (ATTACKED[:1], FOOLED, "1 attacked images; wanted one for each true `found`"),
+        (ATTACKED.astype(np.uint8), FOOLED, "not uint16"),
+        (ATTACKED[0], FOOLED, "not uint16"),
+        ([1, 2], FOOLED, "not uint16"),
+    ],
+)
+def test_attacked_images_are_those_of_the_samples_that_were_found(attacked, found, words):
+    """Who reads them counts on it: one image too few, and every later one is taken for another sample's."""
+    findings = Findings(columns(found=found), attacked=attacked)
+    if words is None:
+        check_columns(SPEC, findings, 4)
+        return
+    with pytest.raises(ExecutionError, match=words):
+        check_columns(SPEC, findings, 4)

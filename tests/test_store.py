@@ -36,6 +36,7 @@ def unit(**changed):
             Exhibit("b", "no picture", -1.0, ()),
         ),
         forwards=np.array([3, 1]),
+        attacked=np.arange(12, dtype=np.uint16).reshape(1, 3, 2, 2) * 5000,
     )
     return Unit(findings, 1.5)
 
@@ -53,6 +54,8 @@ def test_a_unit_comes_back_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(got.findings.columns[name], column)
     assert got.findings.forwards.tolist() == [3, 1]
     assert got.findings.backwards is None
+    np.testing.assert_array_equal(got.findings.attacked, wanted.findings.attacked)
+    assert got.findings.attacked.dtype == np.uint16
     for new, old in zip(got.findings.exhibits, wanted.findings.exhibits, strict=True):
         assert (new.sample, new.caption, new.score) == (old.sample, old.caption, old.score)
         for panel, original in zip(new.panels, old.panels, strict=True):
