@@ -24,7 +24,7 @@ _WORDS = {
     "l2": "the Euclidean length of the change is at most {}",
     "l1": "the changes of all colour values add up to at most {}",
     "l0": "at most {} pixels may change, by any amount",
-    "area": "at most a share of {} of the pixels may change, by any amount",
+    "area": "at most {} of the pixels may change, by any amount",
     "free": "any image",
 }
 
@@ -78,4 +78,5 @@ class ThreatModel:
 
     def describe(self) -> str:
         """Return the threat model in words."""
-        return f"{self.norm}: {_WORDS[self.norm].format(budget_text(self.eps))}"
+        size = f"{100 * self.eps:.3g} %" if self.norm == "area" else budget_text(self.eps)
+        return f"{self.norm}: {_WORDS[self.norm].format(size)}"

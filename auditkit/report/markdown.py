@@ -79,7 +79,7 @@ def _worst(result: Result) -> Iterator[str]:
         yield from ("#### Under attack", "", "| Budget | Lowest robust accuracy | By | Images |", "|---|---|---|---|")
         for case in cases:
             found = _prose(estimate_text(case.estimate))
-            yield _row(_prose(f"{case.norm} {case.budget}"), found, _code(case.check), str(case.estimate.n))
+            yield _row(_prose(case.words), found, _code(case.check), str(case.estimate.n))
 
 
 def _flags(flags: Sequence[FlagRecord]) -> Iterator[str]:

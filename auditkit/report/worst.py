@@ -27,6 +27,16 @@ class Worst:
     others: int
     """How many other attacks were tried at this budget."""
 
+    @property
+    def words(self) -> str:
+        """The budget as people say it."""
+        size = _size(self.budget)
+        if self.norm == "area" and math.isfinite(size):
+            return f"{100 * size:.3g} % of the pixels"
+        if self.norm == "l0":
+            return f"{self.budget} pixel{'' if size == 1 else 's'}"
+        return f"{self.norm} {self.budget}"
+
 
 def worst_cases(result: Result) -> list[Worst]:
     """Return the lowest robust accuracy for each norm and budget that was attacked, smallest budget first."""
@@ -60,5 +70,5 @@ def worst_sentence(result: Result) -> str | None:
     cases = worst_cases(result)
     if not cases:
         return None
-    shown = "; ".join(f"{estimate_text(case.estimate)} at {case.norm} {case.budget} by {case.check}" for case in cases)
+    shown = "; ".join(f"{estimate_text(case.estimate)} at {case.words} by {case.check}" for case in cases)
     return f"Robust accuracy, the lowest that any attack reached: {shown}"

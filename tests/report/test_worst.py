@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from auditkit.report import render_html
 from auditkit.report.markdown import markdown_summary
-from auditkit.report.worst import worst_cases, worst_sentence
+from auditkit.report.worst import Worst, worst_cases, worst_sentence
 from auditkit.result import FlagRecord
 from auditkit.stats import proportion
 
@@ -65,3 +67,17 @@ def test_a_doubt_stands_beside_the_headline(result, arrays):
     )
     page = render_html(result.model_copy(update={"flags": (flag,)}), arrays, layout="single").html
     assert "Gradient attacks cannot be trusted on this model" in page
+
+
+@pytest.mark.parametrize(
+    ("norm", "budget", "words"),
+    [
+        ("linf", "8/255", "linf 8/255"),
+        ("area", "0.09765625", "9.77 % of the pixels"),
+        ("area", "odd", "area odd"),
+        ("l0", "1", "1 pixel"),
+        ("l0", "10", "10 pixels"),
+    ],
+)
+def test_budgets_read_as_people_say_them(norm, budget, words):
+    assert Worst(norm, budget, proportion(1, 2), "made.up", 0).words == words
