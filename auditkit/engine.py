@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ import torch
 from auditkit.check import Findings, Finished
 from auditkit.errors import AuditError
 from auditkit.models.base import Capability, Model
+from auditkit.models.loaded import digest_files
 from auditkit.plan import Planned
 from auditkit.progress import Progress
 from auditkit.samples import Read, Samples, Skipped, fingerprint
@@ -289,10 +292,18 @@ def _unit_key(bench: Workbench, planned: Planned, digests: Sequence[str]) -> dic
         "class names": bench.class_names,
         "check": [planned.key, planned.check.spec.version, planned.distribution, planned.code],
         "options": dict(planned.options),
+        "files": _files(planned),
         "seed": bench.recipe.settings.seed,
         "versions": {name: _version(name) for name in _NUMERICS},
         "machine": platform.machine(),
     }
+
+
+def _files(planned: Planned) -> dict[str, str]:
+    """Return the sha256 of each file that an option names: another file of the same name is another option."""
+    named = {name: value for name, value in planned.options.items() if isinstance(value, str)}
+    # Unlike that of `Path`, this test takes any text.
+    return {name: digest_files([Path(value)]) for name, value in named.items() if os.path.isfile(value)}  # noqa: PTH113
 
 
 def _version(name: str) -> str | None:

@@ -26,6 +26,7 @@ from auditkit.store import Store
 from auditkit.testing import LinearModel, toy_samples
 from auditkit.workbench import Recipe, set_up
 from auditkit_plugins.fgsm import FGSM
+from auditkit_plugins.mask_patch import MaskPatch
 from auditkit_plugins.pgd import PGD
 
 NETWORK = LinearModel(classes=3, seed=1).eval()
@@ -155,6 +156,19 @@ def test_a_unit_is_not_taken_for_one_that_differs_in(tmp_path, what):
         units[name] = set(execution.units.values())
     assert not units[""] & units[what]
     assert len(RAN) == 6
+
+
+def test_another_mask_in_a_file_of_the_same_name_is_another_unit(tmp_path):
+    """Else a sticker that was redrawn would be reported with the old one's numbers."""
+    file, units = tmp_path / "mask.npy", []
+    for row in (0, 1, 0):
+        mask = np.zeros(SAMPLES.images.shape[2:], dtype=bool)
+        mask[row, :2] = True
+        np.save(file, mask)
+        plan = configure(MaskPatch, {"mask": str(file), "steps": 1, "rounds": 1}, "patch.mask", "tests 1")
+        units.append(set(executed(bench_for(), [plan], tmp_path / "units")[0].units.values()))
+    assert not units[0] & units[1]
+    assert units[0] == units[2]
 
 
 def test_a_network_whose_code_was_edited_is_another_network(tmp_path):

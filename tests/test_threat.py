@@ -89,4 +89,4 @@ def test_what_a_budget_allows_a_larger_one_allows(norm, seed, eps):
 def test_every_threat_model_can_be_said_in_words(norm):
     text = ThreatModel(norm, 8 / 255).describe()
     assert text.startswith(f"{norm}: ")
-    assert ("8/255" in text) == (norm != "free")
+    assert {"free": "any image", "area": "3.14 %"}.get(norm, "8/255") in text
