@@ -10,7 +10,20 @@ if TYPE_CHECKING:
     from auditkit.attack import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, CONTROL_METRIC, Attack, cascade
     from auditkit.auditing import AuditResult, audit, load_result
     from auditkit.budgets import Budgets, budget_text
-    from auditkit.check import Check, Curve, Exhibit, Findings, Finished, FlagRule, Learner, Lesson, Metric, Panel, Spec
+    from auditkit.check import (
+        Check,
+        Curve,
+        Exhibit,
+        Findings,
+        Finished,
+        FlagRule,
+        Learner,
+        Lesson,
+        Map,
+        Metric,
+        Panel,
+        Spec,
+    )
     from auditkit.context import Context
     from auditkit.errors import AuditError, ExecutionError, ExitCode, UsageError
     from auditkit.exhibits import difference_panel, heat_panel, image_panel
@@ -52,6 +65,7 @@ __all__ = [
     "Goal",
     "Learner",
     "Lesson",
+    "Map",
     "Metric",
     "Model",
     "Norm",
@@ -93,6 +107,7 @@ _HOMES = {
         "FlagRule",
         "Learner",
         "Lesson",
+        "Map",
         "Metric",
         "Panel",
         "Spec",

@@ -12,7 +12,7 @@ from auditkit.check import Exhibit
 from auditkit.engine import Execution, missing_capability
 from auditkit.errors import ExecutionError
 from auditkit.exhibits import EXHIBITS
-from auditkit.findings import curves, flags, join_columns, metrics, top_exhibits
+from auditkit.findings import curves, flags, join_columns, maps, metrics, top_exhibits
 from auditkit.plan import Planned
 from auditkit.result import (
     CheckRecord,
@@ -116,7 +116,9 @@ def _check(
             passes = np.concatenate(counts)
             table[f"{planned.key}/{field}"] = _spread(passes, judged)
             queries[name] = float(passes.mean())
-    exhibits = top_exhibits((exhibit for unit in units for exhibit in unit.findings.exhibits), EXHIBITS)
+    _, height, width = next(shard.shape for shard in execution.shards if shard.ids)
+    exhibits = maps(spec, columns, height, width)
+    exhibits += top_exhibits((exhibit for unit in units for exhibit in unit.findings.exhibits), EXHIBITS)
     record = record.model_copy(
         update={
             "metrics": estimates,

@@ -23,6 +23,7 @@ __all__ = [
     "FlagRule",
     "Learner",
     "Lesson",
+    "Map",
     "Metric",
     "Panel",
     "Spec",
@@ -60,6 +61,15 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Map:
+    """A picture of where in the image something lies, over all samples: two columns of numbers, NaN where nowhere."""
+
+    title: str
+    row: str
+    column: str
+
+
+@dataclass(frozen=True)
 class FlagRule:
     """A flag that is raised when a metric's value lies beyond a threshold, with its meaning and its remedy."""
 
@@ -92,6 +102,7 @@ class Spec:
     reads: tuple[str, ...] = ()
     """Patterns of the checks whose columns it reads; it runs after them, and finds them in `ctx.finished`."""
     curves: tuple[Curve, ...] = ()
+    maps: tuple[Map, ...] = ()
     flags: tuple[FlagRule, ...] = ()
     references: tuple[str, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from auditkit.budgets import parse_budget
-from auditkit.check import Curve, Exhibit, Findings, Metric, Spec
+from auditkit.check import Curve, Exhibit, Findings, Metric, Panel, Spec
 from auditkit.errors import ExecutionError
 from auditkit.result import CurveRecord, FlagRecord, PointRecord
 from auditkit.stats import Estimate, mean, median, proportion
 
-__all__ = ["check_columns", "curves", "flags", "join_columns", "metrics", "top_exhibits"]
+__all__ = ["check_columns", "curves", "flags", "join_columns", "maps", "metrics", "top_exhibits"]
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -52,6 +52,10 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
             raise ExecutionError(f"{spec.id} returned no column {metric.column}, which its metric {metric.name} needs")
         for suffix, column in named:
             _check_values(spec, metric, suffix, column, findings.columns)
+    for place in spec.maps:
+        for name in (place.row, place.column):
+            if name not in findings.columns:
+                raise ExecutionError(f"{spec.id} returned no column {name}, which its map {place.title!r} needs")
     for curve in spec.curves:
         for name in filter(None, (curve.column, curve.among)):
             if name not in findings.columns:
@@ -189,6 +193,20 @@ def _over_column(curve: Curve, columns: Columns) -> list[PointRecord]:
     return [
         PointRecord(x=x, label=label, estimate=proportion(int((values > x).sum()), len(counted))) for x, label in places
     ]
+
+
+def maps(spec: Spec, columns: Columns, height: int, width: int) -> list[Exhibit]:
+    """Return a picture for each map of the spec: at each pixel, how many samples name it; none where no sample does."""
+    pictures = []
+    for place in spec.maps:
+        rows, across = columns[place.row], columns[place.column]
+        named = (rows >= 0) & (rows < height) & (across >= 0) & (across < width)
+        counts = np.zeros((height, width), dtype=np.float32)
+        np.add.at(counts, (rows[named].astype(np.int64), across[named].astype(np.int64)), 1)
+        if named.any():
+            panel = Panel(f"{int(counts.max())} at most in one place", "heat", counts)
+            pictures.append(Exhibit("all images", f"{place.title} ({int(named.sum())} images)", 0.0, (panel,)))
+    return pictures
 
 
 def flags(spec: Spec, key: str, estimates: Mapping[str, Estimate]) -> tuple[FlagRecord, ...]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditkit.check import Curve, Exhibit, Findings, FlagRule, Metric, Panel, Spec
+from auditkit.check import Curve, Exhibit, Findings, FlagRule, Map, Metric, Panel, Spec
 from auditkit.errors import ExecutionError
-from auditkit.findings import check_columns, curves, flags, join_columns, metrics, top_exhibits
+from auditkit.findings import check_columns, curves, flags, join_columns, maps, metrics, top_exhibits
 from auditkit.stats import mean, median, proportion
 
 SPEC = Spec(
@@ -236,3 +238,23 @@ def test_attacked_images_are_those_of_the_samples_that_were_found(attacked, foun
         return
     with pytest.raises(ExecutionError, match=words):
         check_columns(SPEC, findings, 4)
+
+
+MAPPED = replace(SPEC, maps=(Map("Where it lies", "row", "column"),))
+
+
+def test_a_map_counts_how_many_samples_name_each_place():
+    places = {"row": np.array([0, 1, 1, np.nan]), "column": np.array([2, 0, 0, 1])}
+    (picture_,) = maps(MAPPED, places, 2, 3)
+    assert picture_.panels[0].array.tolist() == [[0, 0, 1], [2, 0, 0]]
+    assert picture_.caption == "Where it lies (3 images)"
+
+
+def test_places_outside_the_image_and_nowhere_at_all_are_no_error():
+    outside = {"row": np.array([5, -1, np.nan, 0]), "column": np.array([0, 0, 0, 9])}
+    assert maps(MAPPED, outside, 2, 3) == []
+
+
+def test_a_map_whose_columns_are_missing_is_refused():
+    with pytest.raises(ExecutionError, match="no column row, which its map 'Where it lies' needs"):
+        check_columns(MAPPED, Findings(columns()), 4)

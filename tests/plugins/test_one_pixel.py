@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import auditkit
 from auditkit.config import settings_from
+from auditkit.report import render_html
 from auditkit.samples import Samples
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_origin, toy_samples
 from auditkit.workbench import Recipe, set_up
@@ -221,3 +223,15 @@ def test_on_a_real_network_a_few_hundred_queries_fool_one_image_in_four():
     findings = run_check(OnePixel(queries=192), bench.model, samples, batch=64, search=bench.search)
     share = findings.columns["fooled"].sum() / findings.columns["clean_correct"].sum()
     assert 0.2 <= share <= 0.45
+
+
+def test_the_report_begins_with_a_map_of_where_the_pixels_lie():
+    data = (SAMPLES.images.numpy(), SAMPLES.labels.numpy())
+    audited = auditkit.audit(NETWORK, data, checks=("pixel.one",), shard=5, precision="float32", device="cpu")
+    (record,) = audited.result.checks
+    first = record.exhibits[0]
+    assert first.caption == f"Where the pixels that fool lie ({int(audited.table['pixel.one/fooled'].sum())} images)"
+    counts = audited.arrays[first.panels[0].array]
+    assert counts.shape == SHAPE[1:]
+    assert counts.sum() == audited.table["pixel.one/fooled"].sum() > 0
+    assert "Where the pixels that fool lie" in render_html(audited.result, audited.arrays, layout="single").html
