@@ -534,14 +534,20 @@ def test_light_commands_import_nothing_heavy(words):
 def _interrupted(words: list[str], out: Path) -> Ran:
     """Start an audit, and press Ctrl-C as soon as a first unit is stored."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # What a shell starts in the background is deaf to Ctrl-C, and so would be its children.
+    listening = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = f"{listening}sys.argv[0] = 'auditkit'; from auditkit.cli import main; main()"
     with subprocess.Popen(
-        [PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as audit:
         until = time.monotonic() + 60
         while audit.poll() is None and not list(out.glob("units/*.npz")) and time.monotonic() < until:
             time.sleep(0.02)
         audit.send_signal(signal.SIGINT)
-        printed, complained = audit.communicate(timeout=60)
+        try:
+            printed, complained = audit.communicate(timeout=60)
+        finally:
+            audit.kill()
     return Ran(audit.returncode, printed, complained)
 
 
