@@ -308,7 +308,7 @@ def demo(out: Path, quiet: bool) -> int:
     from auditkit.demo import IMAGES, WEIGHTS
     from auditkit.workbench import Recipe
 
-    settings = settings_from({"preset": "standard", "weights": WEIGHTS, "gates": _DEMO_GATES})
+    settings = settings_from({"preset": "smoke", "weights": WEIGHTS, "gates": _DEMO_GATES})
     recipe = Recipe("auditkit.demo.network:SignNet", str(IMAGES), settings)
     _run_and_tell(
         lambda progress: run_audit(recipe, out, progress, command="auditkit demo", disclaimer=_DEMO_DISCLAIMER),

@@ -23,6 +23,7 @@ from auditkit import (
     Model,
     Samples,
     Spec,
+    Streams,
 )
 
 __all__ = ["ModelSanity"]
@@ -32,6 +33,8 @@ _RANDOM_TOLERANCE = 1e-4
 # Scores that differ by more between batches, against the image's largest, are more than another order of summation.
 _BATCH_TOLERANCE = 1e-3
 _ROUNDINGS = 32
+# What a few roundings of float32 do to an image, and how much more than that a batch may do.
+_ROUNDING, _LIKE_ROUNDING = 1e-6, 2.0
 _COMPANIES = (1, 2, 8, 32)
 _RANGE_TOLERANCE = 1e-5
 _SUM_TOLERANCE = 1e-3
@@ -171,7 +174,7 @@ class ModelSanity:
         }
         ctx.progress(len(samples))
         copies = (model.exact is not None) + (ctx.search is not None)
-        passes = self.runs + len(_COMPANIES) + self.draws + copies
+        passes = self.runs + len(_COMPANIES) + 2 + self.draws + copies
         return Findings(
             columns={name: _plain(column) for name, column in columns.items()},
             forwards=np.full(len(samples), passes, dtype=np.int64),
@@ -229,26 +232,37 @@ def _depends_on_company(model: Model, samples: Samples, ctx: Context) -> Tensor:
     """Return bool (N,): whether scores alone differ from those among others, in batches of each size.
 
     `Model.logits` fills batches up, which would hide what is looked for; but a model that takes one size only, or whose
-    rows are independent at one size only, is asked through it.
+    rows are independent at one size only, is asked through it. Another order of summation is no dependence, and in a
+    quantised network it can move a value by a whole step: what rounding alone does to the same images is allowed for.
     """
     direct = model.batching.fixed is None
     draws = ctx.streams(samples.ids, "company")
+    by_rounding = _moved_by_rounding(model, samples, draws, direct)
     alone: Tensor | None = None
     differs = torch.zeros(len(samples), dtype=torch.bool, device=samples.images.device)
     for number, size in enumerate(_COMPANIES):
+        ctx.check_time()
         order = draws.uniform(number, ()).argsort()
-        scores: list[Tensor] = []
-        for at in range(0, len(samples), size):
-            ctx.check_time()
-            images = samples.images[order[at : at + size]]
-            with torch.no_grad():
-                scores.append(model.deployed(images) if direct else model.logits(images))
-        together = torch.cat(scores)[order.argsort()]
+        together = _in_batches(model, samples.images[order], size, direct)[order.argsort()]
         if alone is None:
             alone = together
-        tolerance = max(_BATCH_TOLERANCE, _ROUNDINGS * torch.finfo(together.dtype).eps)
+        floating = _ROUNDINGS * torch.finfo(together.dtype).eps
+        tolerance = max(_BATCH_TOLERANCE, floating, _LIKE_ROUNDING * by_rounding)
         differs = differs | (_gap(together, alone) > tolerance)
     return differs
+
+
+def _in_batches(model: Model, images: Tensor, size: int, direct: bool) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model.deployed(part) if direct else model.logits(part) for part in torch.split(images, size)])
+
+
+def _moved_by_rounding(model: Model, samples: Samples, draws: Streams, direct: bool) -> float:
+    """Return the largest relative change of the scores after a change of the images of the size of float32 rounding."""
+    change = _ROUNDING * (2 * draws.uniform(len(_COMPANIES), samples.images.shape[1:]) - 1)
+    shaken = (samples.images + change).clamp(0, 1)
+    before, after = (_in_batches(model, images, _COMPANIES[-1], direct) for images in (samples.images, shaken))
+    return float(_gap(after, before).max())
 
 
 def _are_probabilities(scores: Tensor) -> Tensor:

@@ -265,8 +265,8 @@ def test_a_copy_that_is_another_model_is_found_out(which):
 def test_the_account_holds_every_pass():
     samples = toy_samples(9)
     model = toy_model(LinearModel(), samples.images)
-    assert (run_check(ModelSanity(runs=4, draws=6), model, samples).forwards == 4 + 4 + 6 + 2).all()
-    assert (run_check(ModelSanity(runs=4, draws=6), model, samples, search=None).forwards == 4 + 4 + 6 + 1).all()
+    assert (run_check(ModelSanity(runs=4, draws=6), model, samples).forwards == 4 + 6 + 6 + 2).all()
+    assert (run_check(ModelSanity(runs=4, draws=6), model, samples, search=None).forwards == 4 + 6 + 6 + 1).all()
 
 
 def test_the_check_keeps_the_contract():
