@@ -58,6 +58,10 @@ class Curve:
     column, over about 25 values of x. NaN lies beyond every x."""
     among: str | None = None
     """A boolean column, for a curve with a `column`. None: every sample counts as true."""
+    figure: str | None = None
+    """Title of a figure that it shares with the other curves of the check that name it. None: it has its own."""
+    line: str = ""
+    """What its line is called in a shared figure."""
 
 
 @dataclass(frozen=True)

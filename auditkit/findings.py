@@ -163,6 +163,8 @@ def curves(
             x_label=curve.x_label,
             y_label=curve.metric.replace("_", " "),
             points=tuple(_over_budgets(curve, estimates) if curve.column is None else _over_column(curve, columns)),
+            figure=curve.figure,
+            line=curve.line,
         )
         for curve in spec.curves
     )

@@ -84,6 +84,8 @@ class CurveRecord(_Record):
     x_label: str
     y_label: str
     points: tuple[PointRecord, ...]
+    figure: str | None = Field(default=None, description="title of a figure that several curves of a check share")
+    line: str = Field(default="", description="what the line is called there")
 
 
 class PanelRecord(_Record):

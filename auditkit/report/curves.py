@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from auditkit.report.text import estimate_text, is_share
 from auditkit.result import CheckRecord, CurveRecord, PointRecord, Result
 
-__all__ = ["Chart", "Series", "chart_of", "overview_charts"]
+__all__ = ["Chart", "Series", "charts_of", "overview_charts"]
+
+_SHARED = "share"
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: a check's metric over its budgets, smallest first; `style` numbers its looks."""
+    """One line of a chart: a metric over its budgets, smallest first; `key` names it, `style` numbers its looks."""
 
     key: str
     style: int
@@ -40,9 +43,24 @@ class Chart:
         )
 
 
-def chart_of(curve: CurveRecord, check: CheckRecord, result: Result) -> Chart:
-    """Return the chart of one curve of one check."""
-    return _chart(curve, curve.title, (_series(curve, check, result),), result.model.classes)
+def charts_of(check: CheckRecord, result: Result) -> tuple[Chart, ...]:
+    """Return the charts of one check: one for each curve, and one for all curves that name the same figure."""
+    figures: dict[str, list[CurveRecord]] = {}
+    for number, curve in enumerate(check.curves):
+        if curve.points:
+            figures.setdefault(curve.figure or f"\0{number}", []).append(curve)
+    return tuple(_chart_of(curves, check, result) for curves in figures.values())
+
+
+def _chart_of(curves: Sequence[CurveRecord], check: CheckRecord, result: Result) -> Chart:
+    first = curves[0]
+    if first.figure is None:
+        return _chart(first, first.title, (_series(first, check, result),), result.model.classes)
+    lines = tuple(Series(curve.line, number, _points(curve, check)) for number, curve in enumerate(curves))
+    chart = _chart(first, first.figure, lines, result.model.classes)
+    estimates = [point.estimate for line in lines for point in line.points]
+    within = all(estimate.low >= 0 and estimate.high <= 1 for estimate in estimates)
+    return replace(chart, y_label=_SHARED, share=within)
 
 
 def overview_charts(result: Result) -> tuple[Chart, ...]:

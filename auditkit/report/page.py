@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from auditkit.report.bars import gate_bar
-from auditkit.report.curves import Chart, chart_of, overview_charts
+from auditkit.report.curves import Chart, charts_of, overview_charts
 from auditkit.report.figures import draw_chart, swatch
 from auditkit.report.gallery import Gallery, HungExhibit
 from auditkit.report.pictures import heat_colours
@@ -157,7 +157,7 @@ def _check(result: Result, check: CheckRecord, gallery: Gallery, prefix: str) ->
     if check.status != "done":
         verdict = Verdict.MISSING if check.status == "failed" else Verdict.NONE
         word = "Failed to run" if check.status == "failed" else "Skipped"
-    charts = (chart_of(curve, check, result) for curve in check.curves if curve.points)
+    charts = charts_of(check, result)
     return CheckView(
         record=check,
         verdict=verdict,

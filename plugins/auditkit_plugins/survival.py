@@ -38,6 +38,7 @@ FAMILIES: Mapping[str, str] = {
 """The families of attacks, by the first part of the check's id."""
 
 _CLEAN = -1
+_FIGURE = "What survives a camera, over the strength of its distortions"
 _SHOWN_OF_A_CHECK = 2
 
 
@@ -147,11 +148,21 @@ class Survival:
         curves=(
             *(
                 Curve(
-                    f"{family}_survives", f"{words}: share that still fools over the distortions' strength", "strength"
+                    f"{family}_survives",
+                    f"{words}: share that still fools over the distortions' strength",
+                    "strength",
+                    figure=_FIGURE,
+                    line=f"{words}: still fool",
                 )
                 for family, words in FAMILIES.items()
             ),
-            Curve("clean_stays_correct", "Clean images still recognised over the distortions' strength", "strength"),
+            Curve(
+                "clean_stays_correct",
+                "Clean images still recognised over the distortions' strength",
+                "strength",
+                figure=_FIGURE,
+                line="Clean images: still recognised",
+            ),
         ),
         references=(
             "Kurakin et al. 2017, https://arxiv.org/abs/1607.02533",

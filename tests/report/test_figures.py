@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 
 import matplotlib
 import pytest
 
+from auditkit.report import render_html
 from auditkit.report.bars import gate_bar
-from auditkit.report.curves import chart_of, overview_charts
+from auditkit.report.curves import charts_of, overview_charts
 from auditkit.report.figures import draw_chart
 from auditkit.report.svg import inline_svg
 
@@ -63,7 +65,8 @@ def test_budgets_of_a_kind_share_a_chart_and_curves_begin_unattacked(result):
 def test_dollars_and_foreign_letters_are_drawn_as_they_are(result):
     check = result.checks[0]
     curve = check.curves[0].model_copy(update={"x_label": "$\\frac{a}{b}$ 予算 \x07"})
-    svg = draw_chart(chart_of(curve, check, result), "a", bands=True)
+    (chart,) = charts_of(check.model_copy(update={"curves": (curve,)}), result)
+    svg = draw_chart(chart, "a", bands=True)
     assert "$\\frac{a}{b}$ 予算 \ufffd" in svg
 
 
@@ -88,3 +91,22 @@ def test_a_bar_stays_inside_its_frame_whatever_the_threshold(result):
         bar = parse(gate_bar(gate.model_copy(update={"threshold": threshold})))
         for rect in bar.iter("rect"):
             assert 0 <= float(rect.get("x", "")) <= float(rect.get("x", "")) + float(rect.get("width", "")) <= 200
+
+
+def test_curves_that_name_the_same_figure_are_lines_of_it(result, arrays):
+    """Beside each other noise and stickers say at a glance what four figures in a row do not."""
+    check = next(check for check in result.checks if check.curves)
+    curve = check.curves[0]
+    lines = [curve.model_copy(update={"figure": "What survives", "line": name}) for name in ("noise", "stickers")]
+    curves = (lines[0], curve.model_copy(update={"title": "Alone"}), lines[1])
+    changed = check.model_copy(update={"curves": curves})
+    shared, alone = charts_of(changed, result)
+    assert (shared.title, [line.key for line in shared.series]) == ("What survives", ["noise", "stickers"])
+    assert len({line.style for line in shared.series}) == 2
+    assert (alone.title, len(alone.series)) == ("Alone", 1)
+    others = tuple(changed if one.key == check.key else one for one in result.checks)
+    page = render_html(result.model_copy(update={"checks": others}), arrays, layout="single").html
+    assert page.count("What survives. The band is the interval.") == 1
+    for name in ("noise", "stickers"):
+        assert re.search(rf"</svg> {name}</li>", page)
+        assert f'<th scope="row">{name}, ' in page
