@@ -144,7 +144,9 @@ def configure(kind: type[Any], options: Mapping[str, Any], key: str, distributio
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][:1])
         message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{key}.{where} = {options.get(where)!r}: {message[0].lower()}{message[1:]}") from None
+        # What several options get wrong together has no place of its own.
+        given = f"{key}.{where} = {options.get(where)!r}" if where else key
+        raise UsageError(f"{given}: {message[0].lower()}{message[1:]}") from None
     return Planned(key, check, distribution, _plain(check), code_digest(kind))
 
 

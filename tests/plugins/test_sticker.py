@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from auditkit.errors import ExecutionError
+from auditkit.errors import ExecutionError, UsageError
+from auditkit.plan import configure
 from auditkit.samples import Samples
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
 from auditkit_plugins.sticker import Sticker
@@ -161,6 +162,8 @@ def test_the_gradient_helps_to_begin(model):
 def test_without_stickers_there_is_nothing_to_search():
     with pytest.raises(ValueError, match="at least one"):
         Sticker(light=0, dark=0)
+    with pytest.raises(UsageError, match=r"^patch\.sticker: at least one light or dark sticker is needed$"):
+        configure(Sticker, {"light": 0, "dark": 0}, "patch.sticker", "here")
 
 
 def test_a_sticker_smaller_than_a_pixel_is_refused(model):
