@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from auditkit.budgets import Budgets, budget_text
     from auditkit.check import (
         Check,
+        Conclusion,
         Curve,
         Exhibit,
         Findings,
@@ -22,11 +23,16 @@ if TYPE_CHECKING:
         Map,
         Metric,
         Panel,
+        Profile,
+        ProfileLine,
         Spec,
+        Summarising,
+        Table,
+        Tally,
     )
     from auditkit.context import Context
     from auditkit.errors import AuditError, ExecutionError, ExitCode, UsageError
-    from auditkit.exhibits import difference_panel, heat_panel, image_panel
+    from auditkit.exhibits import difference_panel, heat_panel, image_panel, overlay_panel
     from auditkit.models.base import Capability, Differentiable, Model
     from auditkit.origin import Origin
     from auditkit.queries import Expectation, Goal, Queries
@@ -51,6 +57,7 @@ __all__ = [
     "Budgets",
     "Capability",
     "Check",
+    "Conclusion",
     "Context",
     "Curve",
     "Differentiable",
@@ -71,11 +78,16 @@ __all__ = [
     "Norm",
     "Origin",
     "Panel",
+    "Profile",
+    "ProfileLine",
     "Queries",
     "Result",
     "Samples",
     "Spec",
     "Streams",
+    "Summarising",
+    "Table",
+    "Tally",
     "ThreatModel",
     "UsageError",
     "Verdict",
@@ -89,6 +101,7 @@ __all__ = [
     "image_panel",
     "load_result",
     "open_dataset",
+    "overlay_panel",
     "saliency",
 ]
 
@@ -100,6 +113,7 @@ _HOMES = {
     "budgets": ("Budgets", "budget_text"),
     "check": (
         "Check",
+        "Conclusion",
         "Curve",
         "Exhibit",
         "Findings",
@@ -110,11 +124,16 @@ _HOMES = {
         "Map",
         "Metric",
         "Panel",
+        "Profile",
+        "ProfileLine",
         "Spec",
+        "Summarising",
+        "Table",
+        "Tally",
     ),
     "context": ("Context",),
     "errors": ("AuditError", "ExecutionError", "ExitCode", "UsageError"),
-    "exhibits": ("difference_panel", "heat_panel", "image_panel"),
+    "exhibits": ("difference_panel", "heat_panel", "image_panel", "overlay_panel"),
     "models.base": ("Capability", "Differentiable", "Model"),
     "origin": ("Origin",),
     "queries": ("Expectation", "Goal", "Queries"),

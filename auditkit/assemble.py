@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from auditkit.check import Exhibit
-from auditkit.engine import Execution, missing_capability
+from auditkit.check import Exhibit, Summarising
+from auditkit.engine import Execution, why_skipped
 from auditkit.errors import ExecutionError
 from auditkit.exhibits import EXHIBITS
-from auditkit.findings import curves, flags, join_columns, maps, metrics, top_exhibits
+from auditkit.findings import curves, flags, join_columns, join_others, maps, metrics, top_exhibits
 from auditkit.plan import Planned
 from auditkit.result import (
     CheckRecord,
@@ -21,11 +21,14 @@ from auditkit.result import (
     ModelRecord,
     NoteRecord,
     PanelRecord,
+    ProfileRecord,
     Result,
     SamplesRecord,
+    TableRecord,
     Verdict,
 )
-from auditkit.store import Store
+from auditkit.store import Store, Unit
+from auditkit.summaries import class_table, concluded, merge_tallies
 from auditkit.threat import ThreatModel
 from auditkit.workbench import Workbench
 
@@ -76,7 +79,7 @@ def _check(
     bench: Workbench, planned: Planned, execution: Execution, store: Store, table: Arrays, arrays: Arrays
 ) -> tuple[CheckRecord, tuple[FlagRecord, ...]]:
     spec = planned.check.spec
-    lacking = missing_capability(planned, bench.model)
+    lacking = why_skipped(bench, planned)
     failure = execution.failures.get(planned.key)
     models: Sequence[ThreatModel] = getattr(planned.check, "threat_models", ())
     record = CheckRecord(
@@ -102,10 +105,13 @@ def _check(
         return record.model_copy(update={"status": "failed", "reason": reason}), ()
     try:
         columns = join_columns([unit.findings.columns for unit in units])
+        others = join_others([unit.findings.others for unit in units])
+        tables, profiles = _conclusion(planned, units)
     except ExecutionError as error:
         return record.model_copy(update={"status": "failed", "reason": str(error)}), ()
-    estimates, titles = metrics(spec, columns)
+    estimates, titles = metrics(spec, columns, others)
     judged = _judged(bench, planned, execution)
+    by_class = class_table(spec, columns, table["label"][judged], bench.class_names)
     table |= {f"{planned.key}/{name}": _spread(column, judged) for name, column in columns.items()}
     if not judged.all():
         table[f"{planned.key}/held_out"] = judged
@@ -123,13 +129,31 @@ def _check(
         update={
             "metrics": estimates,
             "metric_titles": titles,
-            "curves": curves(spec, estimates, columns),
+            "curves": curves(spec, estimates, columns, others),
+            "tables": (by_class, *tables) if by_class is not None else tables,
+            "profiles": profiles,
             "queries": queries,
             "seconds": round(sum(unit.seconds for unit in units), 3),
             "exhibits": tuple(_exhibit(planned.key, at, exhibit, arrays) for at, exhibit in enumerate(exhibits)),
         }
     )
     return record, flags(spec, planned.key, estimates)
+
+
+def _conclusion(planned: Planned, units: Sequence[Unit]) -> tuple[tuple[TableRecord, ...], tuple[ProfileRecord, ...]]:
+    """Return what the check makes of its tallies; nothing where it has none.
+
+    Raises:
+        ExecutionError: the tallies do not fit together, or the check fails on them.
+    """
+    merged = merge_tallies([unit.findings.tallies for unit in units])
+    if not merged:
+        return (), ()
+    try:
+        return concluded(cast(Summarising, planned.check).conclude(merged))
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise ExecutionError(f"{type(error).__name__} while concluding: {text}") from error
 
 
 def _judged(bench: Workbench, planned: Planned, execution: Execution) -> npt.NDArray[np.bool_]:
@@ -187,6 +211,7 @@ def _model(bench: Workbench) -> ModelRecord:
 
 
 def _samples(bench: Workbench, execution: Execution) -> SamplesRecord:
+    outside = bench.outside
     skipped = {item.id: item.reason for shard in execution.shards for item in shard.skipped}
     return SamplesRecord(
         source=bench.dataset.source,
@@ -195,6 +220,7 @@ def _samples(bench: Workbench, execution: Execution) -> SamplesRecord:
         fingerprint=execution.fingerprint,
         shape=next(shard.shape for shard in execution.shards if shard.ids),
         class_names=bench.class_names,
+        outside=f"{outside.source} ({len(outside)} images)" if outside is not None else None,
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Check",
+    "Conclusion",
     "Curve",
     "Exhibit",
     "Findings",
@@ -26,7 +27,12 @@ __all__ = [
     "Map",
     "Metric",
     "Panel",
+    "Profile",
+    "ProfileLine",
     "Spec",
+    "Summarising",
+    "Table",
+    "Tally",
 ]
 
 
@@ -36,19 +42,32 @@ class Metric:
 
     A column may carry a budget behind an `@` (`robust@2/255`); the metric then exists once a budget
     (`robust_accuracy@2/255`), and its plain name stands for the largest one.
+
+    Kinds that tell two groups apart by a score (the larger, the more suspicious) compare `column`, the group that
+    should be noticed, with `against`, the group that should not: `auroc` is the chance that a score of the first lies
+    above one of the second, `tpr` the share of the first beyond the threshold that the share `at` of the second lies
+    beyond, and `fpr` the share of the second beyond the threshold that the share `at` of the first lies beyond. NaN
+    counts in neither group; either name may be one of `Findings.others`.
     """
 
     name: str
     column: str
     title: str
-    kind: Literal["proportion", "mean", "median"] = "proportion"
+    kind: Literal["proportion", "mean", "median", "auroc", "tpr", "fpr"] = "proportion"
     among: str | None = None
-    """A boolean column: only its samples count (the denominator). None: all samples."""
+    """A boolean column: only its samples count (the denominator). None: all samples. Not for two groups."""
+    against: str | None = None
+    """The group to compare with, for the kinds that tell two groups apart."""
+    at: float | None = None
+    """The false alarms allowed (`tpr`), or the share that must be noticed (`fpr`)."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure: a metric over the budgets that its columns carry, or the share of samples beyond each value of one."""
+    """A figure: a metric over the budgets that its columns carry, or the share of samples beyond each value of one.
+
+    With `against`, it is the receiver operating characteristic of two groups, which a metric of kind `auroc` compares.
+    """
 
     metric: str
     title: str
@@ -58,6 +77,8 @@ class Curve:
     column, over about 25 values of x. NaN lies beyond every x."""
     among: str | None = None
     """A boolean column, for a curve with a `column`. None: every sample counts as true."""
+    against: str | None = None
+    """The group that should not be noticed; `column` then names the one that should, see `Metric`."""
     figure: str | None = None
     """Title of a figure that it shares with the other curves of the check that name it. None: it has its own."""
     line: str = ""
@@ -101,12 +122,18 @@ class Spec:
     """Why it matters: a paragraph for the reader of the report."""
     metrics: tuple[Metric, ...]
     needs: frozenset[Capability] = frozenset()
-    scope: Literal["sample", "dataset"] = "sample"
-    """`dataset`: the check learns from some images (see `Learner`) and is judged on the others."""
+    scope: Literal["sample", "dataset", "calibrated", "outside"] = "sample"
+    """Whether the check learns something first (see `Learner`), and from what. `dataset`: from about half of the
+    images, and is judged on the others. `calibrated`: from a few of them, spread evenly, and is judged on all.
+    `outside`: from the images of a second data set (`--ood`), without which it is skipped."""
     reads: tuple[str, ...] = ()
     """Patterns of the checks whose columns it reads; it runs after them, and finds them in `ctx.finished`."""
     curves: tuple[Curve, ...] = ()
     maps: tuple[Map, ...] = ()
+    by_class: tuple[str, ...] = ()
+    """Names of metrics that a table shows class by class, the worst class by the first of them on top."""
+    worst: Literal["least", "largest"] = "least"
+    """Which values of the first metric of `by_class` are the worst."""
     flags: tuple[FlagRule, ...] = ()
     references: tuple[str, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -120,11 +147,12 @@ class Panel:
     """One picture of an exhibit.
 
     kind `image`: uint8 (H, W, C). kind `difference`: float32 (H, W, C), attacked minus clean, in [-1, 1].
-    kind `heat`: float32 (H, W), not negative, any scale.
+    kind `heat`: float32 (H, W), not negative, any scale. kind `overlay`: float32 (H, W, C + 1), an image in [0, 1] and,
+    as its last channel, the heat to lay over it.
     """
 
     title: str
-    kind: Literal["image", "difference", "heat"]
+    kind: Literal["image", "difference", "heat", "overlay"]
     array: npt.NDArray[Any]
 
 
@@ -136,6 +164,51 @@ class Exhibit:
     caption: str
     score: float
     panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """An array about many samples at once, and how those of several shards become one: element by element."""
+
+    array: npt.NDArray[Any]
+    combine: Literal["sum", "largest", "least"] = "sum"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text and numbers (None: an empty cell) under the names of the columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class ProfileLine:
+    """One line of a profile: a value for each place, None where there is none."""
+
+    name: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A figure of values along a sequence of named places, such as the layers of a network from input to output."""
+
+    title: str
+    x_label: str
+    y_label: str
+    places: tuple[str, ...]
+    lines: tuple[ProfileLine, ...]
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What the tallies of all shards together show."""
+
+    tables: tuple[Table, ...] = ()
+    profiles: tuple[Profile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +227,10 @@ class Findings:
     attacked: npt.NDArray[np.uint16] | None = None
     """(F, C, H, W), the attacked images of the F samples that are true in column `found`, 65535 being white: for checks
     that read this one. None: the check attacks nothing."""
+    others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """(M,) numbers about other images than these samples, such as those of `--ood`: the same in every shard."""
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
+    """What only all samples together show; see `Summarising`."""
 
 
 class Check(Protocol):
@@ -167,10 +244,22 @@ class Check(Protocol):
 
 
 class Learner(Check, Protocol):
-    """A check of scope `dataset`: it learns from training images, and `run` sees the held-out ones only."""
+    """A check that learns from some images first; its scope says from which, and which `run` sees."""
 
     def learn(self, model: Model, samples: Samples, ctx: Context) -> Lesson:
-        """Return what the training images `samples` teach; `run` finds it in `ctx.lesson`."""
+        """Return what the images `samples` teach; `run` finds it in `ctx.lesson`.
+
+        With the scope `outside` it is called for one shard of the second data set after the other, and its arrays, each
+        with a row an image, are joined.
+        """
+        ...
+
+
+class Summarising(Check, Protocol):
+    """A check with tallies: it says what they show once those of all shards are one."""
+
+    def conclude(self, tallies: Mapping[str, npt.NDArray[Any]]) -> Conclusion:
+        """Return tables and figures of the merged tallies."""
         ...
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from auditkit.check import Findings, Finished
-from auditkit.errors import AuditError
+from auditkit.check import Findings, Finished, Lesson
+from auditkit.errors import AuditError, ExecutionError
 from auditkit.models.base import Capability, Model
 from auditkit.models.loaded import digest_files
 from auditkit.plan import Planned
@@ -24,8 +24,13 @@ from auditkit.samples import Read, Samples, Skipped, fingerprint
 from auditkit.store import Store, unit_digest
 from auditkit.workbench import Workbench
 
-__all__ = ["Execution", "ShardRecord", "Task", "execute", "missing_capability", "run_task"]
+__all__ = ["Execution", "ShardRecord", "Task", "execute", "missing_capability", "run_task", "why_skipped"]
 
+_NOTHING_TO_LEARN = {
+    "dataset": "none of the images fell to the training half: it has none to learn from",
+    "calibrated": "none of the images to calibrate with could be read",
+    "outside": "none of the images of --ood could be read",
+}
 _NUMERICS = ("auditkit", "torch", "onnxruntime", "onnxruntime-gpu", "onnx2fx", "numpy")
 
 
@@ -84,6 +89,13 @@ def missing_capability(planned: Planned, model: Model) -> str | None:
     return f"it needs {', '.join(sorted(need.value for need in missing))}" if missing else None
 
 
+def why_skipped(bench: Workbench, planned: Planned) -> str | None:
+    """Return why a check cannot run on this model and these images, None where it can."""
+    if planned.check.spec.scope == "outside" and bench.outside is None:
+        return "it needs a second data set of images unlike these: --ood DATA"
+    return missing_capability(planned, bench.model)
+
+
 def execute(
     bench: Workbench,
     plan: Sequence[Planned],
@@ -95,10 +107,10 @@ def execute(
 
     `elsewhere` does the tasks in other processes and returns failures by check key; None: they are done here.
     """
-    runnable = [planned for planned in plan if missing_capability(planned, bench.model) is None]
+    runnable = [planned for planned in plan if why_skipped(bench, planned) is None]
     execution = Execution()
     progress.start(len(runnable) * len(bench.dataset))
-    _learn(bench, [planned for planned in runnable if planned.check.spec.scope == "dataset"], execution, store)
+    _learn(bench, [planned for planned in runnable if planned.check.spec.scope != "sample"], execution, store)
     independent = [planned for planned in runnable if not planned.check.spec.reads]
     reading = [planned for planned in runnable if planned.check.spec.reads]
     pending: list[Task] = []
@@ -156,33 +168,31 @@ def _do_here(
 
 
 def _learn(bench: Workbench, learners: Sequence[Planned], execution: Execution, store: Store) -> None:
-    """Let checks learn from the training images, which are read once and only if something is to be learned."""
-    if not learners:
-        return
-    training = _training_images(bench)
-    digests = training.digests()
-    for planned in learners:
-        if not len(training):
-            execution.failures[planned.key] = "none of the images fell to the training half: it has none to learn from"
-            continue
-        digest = unit_digest({"lesson": _unit_key(bench, planned, digests)})
-        if not store.holds(digest):
-            try:
-                store.put_lesson(digest, bench.learn(planned, training))
-            except AuditError as error:
-                execution.failures[planned.key] = str(error)
+    """Let checks learn, from images that are read only if something is to be learned from them."""
+    for scope in dict.fromkeys(planned.check.spec.scope for planned in learners):
+        shards = [samples.digests() for samples in bench.lessons(scope)]
+        for planned in learners:
+            if planned.check.spec.scope != scope:
                 continue
-        execution.lessons[planned.key] = digest
+            if not any(shards):
+                execution.failures[planned.key] = _NOTHING_TO_LEARN[scope]
+                continue
+            digests = [digest for shard in shards for digest in shard]
+            digest = unit_digest({"lesson": _unit_key(bench, planned, digests)})
+            if not store.holds(digest):
+                try:
+                    store.put_lesson(digest, _lesson(bench, planned))
+                except AuditError as error:
+                    execution.failures[planned.key] = str(error)
+                    continue
+            execution.lessons[planned.key] = digest
 
 
-def _training_images(bench: Workbench) -> Samples:
-    parts = []
-    for start, stop in bench.shards:
-        samples = bench.read(start, stop).samples
-        parts.append(samples.take(torch.from_numpy(~bench.held_out(samples.ids))))
-    ids = tuple(name for part in parts for name in part.ids)
-    images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
-    return Samples(images, labels, ids)
+def _lesson(bench: Workbench, planned: Planned) -> Lesson:
+    parts = [bench.learn(planned, samples) for samples in bench.lessons(planned.check.spec.scope) if len(samples)]
+    if any(list(part) != list(parts[0]) for part in parts):
+        raise ExecutionError(f"{planned.key} learned arrays of other names from one shard than from another")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
 
 
 def _record(read: Read) -> ShardRecord:
@@ -208,9 +218,11 @@ def _tasks(
     record = execution.shards[shard]
     tasks = []
     for planned in plan:
-        learns = planned.check.spec.scope == "dataset"
+        scope = planned.check.spec.scope
+        learns = scope != "sample"
         lesson = execution.lessons.get(planned.key)
-        nothing_to_judge = learns and (lesson is None or not bench.held_out(record.ids).any())
+        judges_none = scope == "dataset" and not bench.held_out(record.ids).any()
+        nothing_to_judge = judges_none or (learns and lesson is None)
         reads = _reads(planned, shard, execution)
         parts = _unit_key(bench, planned, record.digests)
         if learns:

@@ -15,7 +15,7 @@ from auditkit.models.base import Model
 from auditkit.saliency_map import saliency
 from auditkit.samples import Samples
 
-__all__ = ["EXHIBITS", "attack_exhibits", "difference_panel", "heat_panel", "image_panel"]
+__all__ = ["EXHIBITS", "attack_exhibits", "difference_panel", "heat_panel", "image_panel", "overlay_panel"]
 
 EXHIBITS = 8
 """How many samples a check's gallery holds."""
@@ -30,6 +30,11 @@ def image_panel(title: str, image: Tensor) -> Panel:
 def heat_panel(title: str, heat: Tensor) -> Panel:
     """Return a panel of a map (H, W) of values that are not negative."""
     return Panel(title, "heat", heat.detach().float().cpu().numpy())
+
+
+def overlay_panel(title: str, image: Tensor, heat: Tensor) -> Panel:
+    """Return a panel of an image (C, H, W) in [0, 1] with a map (H, W) of values that are not negative laid over it."""
+    return Panel(title, "overlay", _channels_last(torch.cat([image.detach().float(), heat.detach().float()[None]])))
 
 
 def difference_panel(title: str, clean: Tensor, attacked: Tensor) -> Panel:

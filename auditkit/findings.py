@@ -14,11 +14,22 @@ from auditkit.budgets import parse_budget
 from auditkit.check import Curve, Exhibit, Findings, Metric, Panel, Spec
 from auditkit.errors import ExecutionError
 from auditkit.result import CurveRecord, FlagRecord, PointRecord
+from auditkit.separation import auroc, fpr_at_tpr, roc, tpr_at_fpr
 from auditkit.stats import Estimate, mean, median, proportion
 
-__all__ = ["check_columns", "curves", "flags", "join_columns", "maps", "metrics", "top_exhibits"]
+__all__ = [
+    "check_columns",
+    "curves",
+    "flags",
+    "join_columns",
+    "join_others",
+    "maps",
+    "metrics",
+    "top_exhibits",
+]
 
 Columns = Mapping[str, npt.NDArray[Any]]
+_NOTHING: Columns = MappingProxyType({})
 
 # A curve over a column has this many points between the smallest and the largest value, and x to so many digits.
 _CURVE_POINTS = 24
@@ -46,7 +57,11 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
             raise ExecutionError(f"{spec.id} returned column {name} of shape {got}; wanted ({n},), a value a sample")
         if column.dtype.kind not in "biuf":
             raise ExecutionError(f"{spec.id} returned column {name} of type {column.dtype}; wanted bool, int or float")
+    _check_beyond_samples(spec, findings)
     for metric in spec.metrics:
+        if metric.against is not None:
+            _check_groups(spec, f"metric {metric.name}", (metric.column, metric.against), findings)
+            continue
         named = _columns_of(metric, findings.columns)
         if not named:
             raise ExecutionError(f"{spec.id} returned no column {metric.column}, which its metric {metric.name} needs")
@@ -57,9 +72,31 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
             if name not in findings.columns:
                 raise ExecutionError(f"{spec.id} returned no column {name}, which its map {place.title!r} needs")
     for curve in spec.curves:
+        if curve.column is not None and curve.against is not None:
+            _check_groups(spec, f"curve of {curve.metric}", (curve.column, curve.against), findings)
+            continue
         for name in filter(None, (curve.column, curve.among)):
             if name not in findings.columns:
                 raise ExecutionError(f"{spec.id} returned no column {name}, which its curve of {curve.metric} needs")
+
+
+def _check_beyond_samples(spec: Spec, findings: Findings) -> None:
+    for name, values in findings.others.items():
+        if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "biuf":
+            raise ExecutionError(f"{spec.id} returned numbers {name} about other images that are not (M,)")
+        if name in findings.columns:
+            raise ExecutionError(f"{spec.id} returned {name} about the samples and about other images")
+    for name, tally in findings.tallies.items():
+        if not isinstance(tally.array, np.ndarray) or tally.array.dtype.kind not in "iuf":
+            raise ExecutionError(f"{spec.id} returned a tally {name} that is no array of numbers")
+        if np.isnan(tally.array).any():
+            raise ExecutionError(f"{spec.id} returned NaN in tally {name}")
+
+
+def _check_groups(spec: Spec, what: str, names: tuple[str, str], findings: Findings) -> None:
+    for name in names:
+        if name not in findings.columns and name not in findings.others:
+            raise ExecutionError(f"{spec.id} returned no numbers {name}, which its {what} needs")
 
 
 def _check_attacked(spec: Spec, findings: Findings) -> None:
@@ -117,7 +154,23 @@ def join_columns(parts: Sequence[Columns]) -> dict[str, npt.NDArray[Any]]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def metrics(spec: Spec, columns: Columns) -> tuple[dict[str, Estimate], dict[str, str]]:
+def join_others(parts: Sequence[Columns]) -> Columns:
+    """Return the numbers about other images, which every shard has.
+
+    Raises:
+        ExecutionError: the shards do not have the same.
+    """
+    first = parts[0]
+    for part in parts:
+        same = list(part) == list(first) and all(
+            np.array_equal(part[name], first[name], equal_nan=first[name].dtype.kind == "f") for name in first
+        )
+        if not same:
+            raise ExecutionError("the shards have different numbers about other images")
+    return first
+
+
+def metrics(spec: Spec, columns: Columns, others: Columns = _NOTHING) -> tuple[dict[str, Estimate], dict[str, str]]:
     """Return the estimates and their titles, by name; a metric that no sample counts for is left out.
 
     The plain name of a metric whose columns all carry a budget stands for the largest budget.
@@ -125,6 +178,12 @@ def metrics(spec: Spec, columns: Columns) -> tuple[dict[str, Estimate], dict[str
     estimates: dict[str, Estimate] = {}
     titles: dict[str, str] = {}
     for metric in spec.metrics:
+        if metric.against is not None:
+            noticed, not_noticed = _group(metric.column, columns, others), _group(metric.against, columns, others)
+            if noticed.size and not_noticed.size:
+                estimates[metric.name] = _compare(metric, noticed, not_noticed)
+                titles[metric.name] = metric.title
+            continue
         found = _columns_of(metric, columns)
         named = [(suffix, suffix, column) for suffix, column in found]
         if all(suffix for suffix, _ in found):
@@ -141,18 +200,29 @@ def metrics(spec: Spec, columns: Columns) -> tuple[dict[str, Estimate], dict[str
 
 def _estimate(metric: Metric, values: npt.NDArray[Any]) -> Estimate:
     match metric.kind:
-        case "proportion":
-            return proportion(int(values.sum()), int(values.size))
         case "mean":
             return mean(values)
         case "median":
             return median(values)
+        case _:
+            return proportion(int(values.sum()), int(values.size))
+
+
+def _group(name: str, columns: Columns, others: Columns) -> npt.NDArray[np.float64]:
+    values = (columns[name] if name in columns else others[name]).astype(np.float64)
+    return values[~np.isnan(values)]
+
+
+def _compare(metric: Metric, noticed: npt.NDArray[np.float64], not_noticed: npt.NDArray[np.float64]) -> Estimate:
+    if metric.kind == "auroc" or metric.at is None:
+        return auroc(noticed, not_noticed)
+    return (tpr_at_fpr if metric.kind == "tpr" else fpr_at_tpr)(noticed, not_noticed, metric.at)
 
 
 def curves(
-    spec: Spec, estimates: Mapping[str, Estimate], columns: Columns = MappingProxyType({})
+    spec: Spec, estimates: Mapping[str, Estimate], columns: Columns = _NOTHING, others: Columns = _NOTHING
 ) -> tuple[CurveRecord, ...]:
-    """Return the curves that the spec asks for: over all budgets that were measured, or over a column's values.
+    """Return the curves that the spec asks for: over all budgets that were measured, over a column's values, or ROC.
 
     At zero a curve over budgets has the clean accuracy.
     """
@@ -162,12 +232,24 @@ def curves(
             title=curve.title,
             x_label=curve.x_label,
             y_label=curve.metric.replace("_", " "),
-            points=tuple(_over_budgets(curve, estimates) if curve.column is None else _over_column(curve, columns)),
+            points=tuple(_points(curve, estimates, columns, others)),
             figure=curve.figure,
             line=curve.line,
         )
         for curve in spec.curves
     )
+
+
+def _points(curve: Curve, estimates: Mapping[str, Estimate], columns: Columns, others: Columns) -> list[PointRecord]:
+    if curve.column is None:
+        return _over_budgets(curve, estimates)
+    if curve.against is None:
+        return _over_column(curve, columns if curve.column in columns else others)
+    noticed, not_noticed = (_group(name, columns, others) for name in (curve.column, curve.against))
+    if not noticed.size or not not_noticed.size:
+        return []
+    found = roc(noticed, not_noticed)
+    return [PointRecord(x=share, label=f"{100 * share:.3g} %", estimate=estimate) for share, estimate in found]
 
 
 def _over_budgets(curve: Curve, estimates: Mapping[str, Estimate]) -> list[PointRecord]:

@@ -21,8 +21,10 @@ __all__ = [
     "NoteRecord",
     "PanelRecord",
     "PointRecord",
+    "ProfileRecord",
     "Result",
     "SamplesRecord",
+    "TableRecord",
     "Verdict",
 ]
 
@@ -66,6 +68,7 @@ class SamplesRecord(_Record):
     fingerprint: str
     shape: tuple[int, int, int] = Field(description="channels, height, width")
     class_names: tuple[str, ...] | None
+    outside: str | None = Field(default=None, description="the second data set (--ood), of images unlike these")
 
 
 class PointRecord(_Record):
@@ -77,7 +80,7 @@ class PointRecord(_Record):
 
 
 class CurveRecord(_Record):
-    """A metric over a budget, ready to be drawn."""
+    """A metric over a budget (or hits over false alarms), ready to be drawn."""
 
     metric: str
     title: str
@@ -92,12 +95,32 @@ class PanelRecord(_Record):
     """One picture of an exhibit; `array` is its key in `exhibits.npz`.
 
     kind `image`: uint8 (H, W, C), RGB or grey. kind `difference`: float32 (H, W, C), attacked minus clean, in
-    [-1, 1]. kind `heat`: float32 (H, W), not negative, any scale.
+    [-1, 1]. kind `heat`: float32 (H, W), not negative, any scale. kind `overlay`: float32 (H, W, C + 1), an image in
+    [0, 1] and the heat to lay over it.
     """
 
     title: str
-    kind: Literal["image", "difference", "heat"]
+    kind: Literal["image", "difference", "heat", "overlay"]
     array: str
+
+
+class TableRecord(_Record):
+    """A table; a cell is text, a number, an estimate, or empty."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | Estimate | None, ...], ...]
+
+
+class ProfileRecord(_Record):
+    """Values along a sequence of places, such as the layers of a network: one tuple of values a line."""
+
+    title: str
+    x_label: str
+    y_label: str
+    places: tuple[str, ...]
+    lines: dict[str, tuple[float | None, ...]]
+    logarithmic: bool = False
 
 
 class ExhibitRecord(_Record):
@@ -128,6 +151,8 @@ class CheckRecord(_Record):
     metrics: dict[str, Estimate] = {}
     metric_titles: dict[str, str] = {}
     curves: tuple[CurveRecord, ...] = ()
+    tables: tuple[TableRecord, ...] = ()
+    profiles: tuple[ProfileRecord, ...] = ()
     exhibits: tuple[ExhibitRecord, ...] = ()
     queries: dict[str, float] = Field(default={}, description="mean forward and backward passes per sample")
     seconds: float = 0.0

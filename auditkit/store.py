@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from auditkit.check import Exhibit, Findings, Lesson, Panel
+from auditkit.check import Exhibit, Findings, Lesson, Panel, Tally
 from auditkit.errors import ExecutionError
 
 __all__ = ["Store", "Unit", "unit_digest", "write_atomically"]
@@ -124,12 +124,16 @@ def _encode(unit: Unit) -> bytes:
     for name in ("forwards", "backwards", "attacked"):
         if (passes := getattr(findings, name)) is not None:
             arrays[name] = passes
+    arrays |= {f"other/{name}": values for name, values in findings.others.items()}
+    arrays |= {f"tally/{name}": tally.array for name, tally in findings.tallies.items()}
     for at, exhibit in enumerate(findings.exhibits):
         for which, panel in enumerate(exhibit.panels):
             arrays[f"panel/{at}/{which}"] = panel.array
     meta = {
         "seconds": unit.seconds,
         "columns": list(findings.columns),
+        "others": list(findings.others),
+        "tallies": {name: tally.combine for name, tally in findings.tallies.items()},
         "exhibits": [
             {
                 "sample": exhibit.sample,
@@ -167,5 +171,7 @@ def _decode(content: bytes) -> Unit:
             arrays.get("forwards"),
             arrays.get("backwards"),
             arrays.get("attacked"),
+            {name: arrays[f"other/{name}"] for name in meta.get("others", ())},
+            {name: Tally(arrays[f"tally/{name}"], combine) for name, combine in meta.get("tallies", {}).items()},
         )
     return Unit(findings, meta["seconds"])

@@ -154,7 +154,7 @@ def run_check(check: Check, model: Model, samples: Samples, **context: Any) -> F
 
 
 def run_learn(check: Learner, model: Model, samples: Samples, **context: Any) -> Lesson:
-    """Let a check of scope `dataset` learn from samples; `context` is that of `run_check`."""
+    """Let a check that learns do so from samples; `context` is that of `run_check`."""
     model, ctx = _context(check, model, samples, context)
     return check.learn(model, samples, ctx)
 
@@ -186,7 +186,7 @@ def assert_contract(
 ) -> None:
     """Hold a check to the contract on a toy model: declaration, findings, determinism, and changing nothing.
 
-    A check of scope `dataset` learns from the first half of the samples and is judged on the rest; the same holds for
+    A check that learns does so from the first half of the samples and is judged on the rest; the same holds for
     what it learns as for what it finds.
 
     Args:
@@ -201,7 +201,7 @@ def assert_contract(
     """
     planned = _declared(check, options or {}, beside)
     network = (network if network is not None else LinearModel()).eval()
-    learns = planned.check.spec.scope == "dataset"
+    learns = planned.check.spec.scope != "sample"
     if samples is None:
         samples = toy_samples(2 * _SAMPLES if learns else _SAMPLES, network=network, wrong_every=4)
     training = samples.take(range(len(samples) // 2)) if learns else None
@@ -223,7 +223,10 @@ def assert_contract(
     order: list[int] = torch.randperm(len(judged), generator=torch.Generator().manual_seed(1)).tolist()[::-1]
     turned = None if training is None else training.take(range(len(training))[::-1])
     shuffled = replace(trial, samples=judged.take(order), training=turned).run("shuffled samples")
-    _hold_same(replace(wanted, findings=_permuted(wanted.findings, order)), shuffled, "shuffled samples")
+    lesson = wanted.lesson
+    if planned.check.spec.scope == "outside":
+        lesson = {name: array[::-1] for name, array in lesson.items()}
+    _hold_same(_Outcome(_permuted(wanted.findings, order), lesson), shuffled, "shuffled samples")
     trial.run("another seed", seed=1)
     if beside:
         replace(trial, beside=()).run("nothing to read (no check that it reads was run)")
@@ -320,8 +323,8 @@ def _declared(check: type[Any] | Check, options: Mapping[str, Any], beside: Sequ
 
 def _hold_methods(name: str, kind: type[Any]) -> None:
     _hold(callable(getattr(kind, "run", None)), f"{name} has no method run")
-    if kind.spec.scope == "dataset":
-        _hold(callable(getattr(kind, "learn", None)), f"{name} has scope dataset and no method learn")
+    if kind.spec.scope != "sample":
+        _hold(callable(getattr(kind, "learn", None)), f"{name} has scope {kind.spec.scope} and no method learn")
 
 
 def _hold_spec(name: str, spec: Spec) -> None:
@@ -365,6 +368,9 @@ def _is_picture(panel: Panel) -> bool:
             return inside and bool((np.abs(array) <= 1).all())
         case "heat":
             return array.dtype == np.float32 and array.ndim == 2 and bool((array >= 0).all())
+        case "overlay":
+            fits = array.dtype == np.float32 and array.ndim == 3 and array.shape[2] in (2, 4)
+            return fits and bool((array >= 0).all()) and bool((array[:, :, :-1] <= 1).all())
 
 
 def _hold_same(wanted: _Outcome, got: _Outcome, situation: str) -> None:

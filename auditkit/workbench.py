@@ -38,6 +38,7 @@ __all__ = ["Recipe", "Workbench", "protected", "set_up"]
 
 _FIRST_IMAGES = 64
 _SMALLEST_BATCH = 8
+_CALIBRATION_IMAGES = 128
 
 Result = TypeVar("Result")
 
@@ -62,13 +63,14 @@ class Workbench:
     search: Differentiable | None
     dataset: Dataset
     class_names: tuple[str, ...] | None
+    outside: Dataset | None = None
+    """The second data set, of images unlike these."""
     _shelf: Shelf | None = None
 
     @property
     def shards(self) -> list[tuple[int, int]]:
         """The first and last (excluded) image of each shard."""
-        size, n = self.recipe.settings.shard, len(self.dataset)
-        return [(start, min(start + size, n)) for start in range(0, n, size)]
+        return _spans(len(self.dataset), self.recipe.settings.shard)
 
     def read(self, start: int, stop: int) -> Read:
         """Read a shard, with labels as the model counts them."""
@@ -79,6 +81,29 @@ class Workbench:
             samples = Samples(samples.images, samples.labels + offset, samples.ids, samples.masks)
         check_labels(samples, self.model, offset)
         return Read(samples.to(self.model.device), read.skipped)
+
+    def lessons(self, scope: str) -> Iterator[Samples]:
+        """Yield the images that a check of this scope learns from: at once, or one shard after the other."""
+        match scope:
+            case "dataset":
+                yield self._training_half()
+            case "calibrated":
+                yield self._calibration_images()
+            case "outside" if self.outside is not None:
+                for start, stop in _spans(len(self.outside), self.recipe.settings.shard):
+                    yield self.outside.read(start, stop).samples.to(self.model.device)
+
+    def _training_half(self) -> Samples:
+        parts = []
+        for start, stop in self.shards:
+            samples = self.read(start, stop).samples
+            parts.append(samples.take(torch.from_numpy(~self.held_out(samples.ids))))
+        return _joined(parts)
+
+    def _calibration_images(self) -> Samples:
+        n = len(self.dataset)
+        places = sorted({at * n // _CALIBRATION_IMAGES for at in range(_CALIBRATION_IMAGES)}) if n else []
+        return _joined([self.read(place, place + 1).samples for place in places])
 
     def held_out(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Return bool (len(ids),): the samples that checks are judged on which learn from the others."""
@@ -165,6 +190,21 @@ class Workbench:
             self._shelf = Shelf(model, samples)
         self._shelf.model = model
         return self._shelf
+
+
+def _spans(n: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _joined(parts: Sequence[Samples]) -> Samples:
+    ids = tuple(name for part in parts for name in part.ids)
+    masks = [part.masks for part in parts if part.masks is not None]
+    return Samples(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        ids,
+        torch.cat(masks) if len(masks) == len(parts) else None,
+    )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

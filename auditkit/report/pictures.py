@@ -59,6 +59,8 @@ def _draw_panel(panel: PanelRecord, array: npt.NDArray[Any], factor: float, top:
             image = Image.fromarray(np.rint(share * 255).astype(np.uint8))
             image.putpalette(heat_colours().tobytes())
             return _encode(image, f"scale 0 to {top:.2g}")
+        case "overlay":
+            return _encode(_colour_image(np.rint(np.clip(array[:, :, :-1], 0, 1) * 255).astype(np.uint8)), "")
 
 
 def _difference_factor(differences: list[npt.NDArray[Any]]) -> float:
