@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from auditkit.report.text import estimate_text, is_share
 from auditkit.result import CheckRecord, CurveRecord, PointRecord, Result
@@ -12,6 +12,10 @@ from auditkit.result import CheckRecord, CurveRecord, PointRecord, Result
 __all__ = ["Chart", "Series", "charts_of", "overview_charts"]
 
 _SHARED = "share"
+_HITS = "hits"
+# Shares of images that are classified correctly: what guessing reaches of them is known.
+_ACCURACIES = frozenset({"accuracy", "robust_accuracy", "worst_case_accuracy"})
+_TOLD, _BANDS_OF_ROC = 12, 3
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,22 @@ class Series:
     style: int
     points: tuple[PointRecord, ...]
 
+    @property
+    def words(self) -> str:
+        """The line in words: all of its points, or a dozen spread over them."""
+        count = min(len(self.points), _TOLD)
+        told = [self.points[round(number * (len(self.points) - 1) / max(count - 1, 1))] for number in range(count)]
+        texts = (f"{point.label}: {estimate_text(point.estimate)}" for point in told)
+        return f"{self.key}: {'; '.join(texts)}."
+
 
 @dataclass(frozen=True)
 class Chart:
-    """Axes with one or more lines; `chance` is the accuracy of guessing where the metric is an accuracy."""
+    """Axes with one or more lines.
+
+    `chance` is the accuracy of guessing where the metric is an accuracy. A chart of hits over false alarms, `roc`, has
+    shares on both axes, and chance is its diagonal.
+    """
 
     title: str
     x_label: str
@@ -33,14 +49,17 @@ class Chart:
     series: tuple[Series, ...]
     share: bool
     chance: float | None
+    roc: bool
+
+    @property
+    def bands(self) -> bool:
+        """Whether bands show the intervals; those of many lines that begin and end together would hide each other."""
+        return not self.roc or len(self.series) <= _BANDS_OF_ROC
 
     @property
     def description(self) -> str:
         """The chart in words, for who cannot see it."""
-        return " ".join(
-            f"{series.key}: {'; '.join(f'{p.label}: {estimate_text(p.estimate)}' for p in series.points)}."
-            for series in self.series
-        )
+        return " ".join(series.words for series in self.series)
 
 
 def charts_of(check: CheckRecord, result: Result) -> tuple[Chart, ...]:
@@ -55,31 +74,33 @@ def charts_of(check: CheckRecord, result: Result) -> tuple[Chart, ...]:
 def _chart_of(curves: Sequence[CurveRecord], check: CheckRecord, result: Result) -> Chart:
     first = curves[0]
     if first.figure is None:
-        return _chart(first, first.title, (_series(first, check, result),), result.model.classes)
+        return _chart(curves, first.title, first.y_label, (_series(first, check, result),), result)
     lines = tuple(Series(curve.line, number, _points(curve, check)) for number, curve in enumerate(curves))
-    chart = _chart(first, first.figure, lines, result.model.classes)
-    estimates = [point.estimate for line in lines for point in line.points]
-    within = all(estimate.low >= 0 and estimate.high <= 1 for estimate in estimates)
-    return replace(chart, y_label=_SHARED, share=within)
+    return _chart(curves, first.figure, _SHARED, lines, result)
 
 
 def overview_charts(result: Result) -> tuple[Chart, ...]:
     """Return the accuracy that most checks have a curve of: one chart a kind of budget, all checks in it."""
-    curves = [(check, curve) for check in result.checks for curve in check.curves if curve.points]
-    counts = Counter(curve.metric for _, curve in curves if curve.metric.endswith("accuracy"))
-    if not counts:
+    curves = [
+        (check, curve)
+        for check in result.checks
+        for curve in check.curves
+        if curve.points and curve.metric in _ACCURACIES and not _is_roc(curve)
+    ]
+    if not curves:
         return ()
-    metric = counts.most_common(1)[0][0]
+    metric = Counter(curve.metric for _, curve in curves).most_common(1)[0][0]
     by_budget: dict[str, list[tuple[CheckRecord, CurveRecord]]] = {}
     for check, curve in curves:
         if curve.metric == metric:
             by_budget.setdefault(curve.x_label, []).append((check, curve))
     return tuple(
         _chart(
-            group[0][1],
+            [curve for _, curve in group],
             f"{group[0][1].y_label} over {label}",
+            group[0][1].y_label,
             tuple(_series(curve, check, result) for check, curve in group),
-            result.model.classes,
+            result,
         )
         for label, group in by_budget.items()
     )
@@ -90,10 +111,30 @@ def _series(curve: CurveRecord, check: CheckRecord, result: Result) -> Series:
     return Series(check.key, drawn.index(check.key), _points(curve, check))
 
 
-def _chart(curve: CurveRecord, title: str, series: tuple[Series, ...], classes: int) -> Chart:
-    share = all(is_share(point.estimate) for line in series for point in line.points)
-    chance = 1 / classes if share and curve.metric.endswith("accuracy") and classes > 0 else None
-    return Chart(title, curve.x_label, curve.y_label, series, share, chance)
+def _chart(
+    curves: Sequence[CurveRecord], title: str, y_label: str, series: tuple[Series, ...], result: Result
+) -> Chart:
+    estimates = [point.estimate for line in series for point in line.points]
+    within = all(estimate.low >= 0 and estimate.high <= 1 for estimate in estimates)
+    roc = within and all(map(_is_roc, curves))
+    share = roc or (within if curves[0].figure is not None else all(map(is_share, estimates)))
+    guessable = share and not roc and curves[0].metric in _ACCURACIES and result.model.classes > 0
+    return Chart(
+        title=title,
+        x_label=curves[0].x_label,
+        y_label=_HITS if roc else y_label,
+        series=series,
+        share=share,
+        chance=1 / result.model.classes if guessable else None,
+        roc=roc,
+    )
+
+
+def _is_roc(curve: CurveRecord) -> bool:
+    """Return whether a curve has hits over false alarms: every x is a share, told in per cent, and the last is all."""
+    return max(point.x for point in curve.points) == 1 and all(
+        point.label == f"{100 * point.x:.3g} %" for point in curve.points
+    )
 
 
 def _points(curve: CurveRecord, check: CheckRecord) -> tuple[PointRecord, ...]:

@@ -11,15 +11,17 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from auditkit.report.pictures import Picture, draw_exhibit
+from auditkit.report.heat import HeatScale
+from auditkit.report.pictures import Drawn, Picture, draw_exhibit
 from auditkit.result import CheckRecord, ExhibitRecord
 
 __all__ = ["Gallery", "HungExhibit", "HungPanel", "Layout", "hang"]
 
 Layout = Literal["single", "folder"]
+Bar = Literal["heat", "overlay"]
 
-# Characters of pictures in a single file, so that it can be mailed.
-_SINGLE_BUDGET = 1_600_000
+_MARKUP_OF_A_ROW, _MARKUP_OF_A_PANEL = 500, 250
+_MAPS: tuple[Bar, ...] = ("heat", "overlay")
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class HungPanel:
 
 @dataclass(frozen=True)
 class HungExhibit:
-    """One row of pictures about one sample."""
+    """One row of pictures about one sample; where it has maps, `bars` names the colour bars of their scale."""
 
     sample: str
     caption: str
     panels: tuple[HungPanel, ...]
+    heat: HeatScale
+    bars: tuple[Bar, ...]
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,19 @@ class Gallery:
     left_out: dict[str, int]
     files: dict[str, bytes]
 
+    @property
+    def has_maps(self) -> bool:
+        """Whether any row needs a colour bar."""
+        return any(row.bars for rows in self.rows.values() for row in rows)
 
-def hang(checks: Sequence[CheckRecord], arrays: Mapping[str, npt.NDArray[Any]], layout: Layout) -> Gallery:
-    """Return the gallery of all checks; a single file takes every check's first row before any second."""
+
+def hang(
+    checks: Sequence[CheckRecord], arrays: Mapping[str, npt.NDArray[Any]], layout: Layout, room: int | None
+) -> Gallery:
+    """Return the gallery of all checks: every check's first row before any second, while `room` bytes hold them.
+
+    Where one row of a check has no room, those behind it have none either: the best are shown, without a gap.
+    """
     rows: dict[str, list[HungExhibit]] = {check.key: [] for check in checks}
     left_out = dict.fromkeys(rows, 0)
     files: dict[str, bytes] = {}
@@ -62,16 +76,19 @@ def hang(checks: Sequence[CheckRecord], arrays: Mapping[str, npt.NDArray[Any]], 
         for check, exhibit in zip(checks, round_, strict=True):
             if exhibit is None:
                 continue
-            pictures = draw_exhibit(exhibit, arrays)
-            sources = [_source(picture, layout) for picture in pictures]
-            cost = sum(len(source) for source in sources if source is not None)
-            if layout == "single" and spent + cost > _SINGLE_BUDGET:
+            if left_out[check.key]:
                 left_out[check.key] += 1
                 continue
-            spent += cost
-            rows[check.key].append(_row(exhibit, pictures, sources))
+            drawn = draw_exhibit(exhibit, arrays)
+            sources = [_source(picture, layout) for picture in drawn.pictures]
+            row = _row(exhibit, drawn, sources)
+            if room is not None and spent + _size(row) > room:
+                left_out[check.key] += 1
+                continue
+            spent += _size(row)
+            rows[check.key].append(row)
             if layout == "folder":
-                files |= {s: p.png for s, p in zip(sources, pictures, strict=True) if s and p is not None}
+                files |= {s: p.png for s, p in zip(sources, drawn.pictures, strict=True) if s and p is not None}
     return Gallery({key: tuple(found) for key, found in rows.items()}, left_out, files)
 
 
@@ -84,7 +101,7 @@ def _source(picture: Picture | None, layout: Layout) -> str | None:
     return f"images/{hashlib.sha256(picture.png).hexdigest()[:16]}.png"
 
 
-def _row(exhibit: ExhibitRecord, pictures: Sequence[Picture | None], sources: Sequence[str | None]) -> HungExhibit:
+def _row(exhibit: ExhibitRecord, drawn: Drawn, sources: Sequence[str | None]) -> HungExhibit:
     panels = tuple(
         HungPanel(
             title=panel.title,
@@ -94,6 +111,14 @@ def _row(exhibit: ExhibitRecord, pictures: Sequence[Picture | None], sources: Se
             width=picture.width if picture is not None else 0,
             height=picture.height if picture is not None else 0,
         )
-        for panel, picture, source in zip(exhibit.panels, pictures, sources, strict=True)
+        for panel, picture, source in zip(exhibit.panels, drawn.pictures, sources, strict=True)
     )
-    return HungExhibit(exhibit.sample, exhibit.caption, panels)
+    shown = {panel.kind for panel, source in zip(exhibit.panels, sources, strict=True) if source is not None}
+    bars = tuple(kind for kind in _MAPS if kind in shown and drawn.heat.top)
+    return HungExhibit(exhibit.sample, exhibit.caption, panels, drawn.heat, bars)
+
+
+def _size(row: HungExhibit) -> int:
+    """Return about how many bytes a row takes in a page."""
+    texts = [row.caption, row.sample, *(f"{panel.title}{panel.alt}{panel.source}" for panel in row.panels)]
+    return _MARKUP_OF_A_ROW + _MARKUP_OF_A_PANEL * len(row.panels) + sum(len(text.encode()) for text in texts)

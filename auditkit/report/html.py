@@ -16,14 +16,17 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from auditkit.report import text
+from auditkit.report.colour_bars import colour_bars
 from auditkit.report.fields import field_rows, field_text
-from auditkit.report.gallery import Layout, hang
-from auditkit.report.page import anchor, build_page
+from auditkit.report.gallery import Gallery, Layout, hang
+from auditkit.report.page import PageView, anchor, build_page
 from auditkit.result import Result
 
 __all__ = ["Page", "render_html", "write_html"]
 
 _TEMPLATES = "auditkit.report_templates"
+# Somewhat below two megabytes, so that a single file can be mailed.
+_SINGLE_BYTES = 1_950_000
 _STALE = re.compile(r"[0-9a-f]{16}\.png")
 
 
@@ -43,18 +46,29 @@ def render_html(result: Result, arrays: Mapping[str, npt.NDArray[Any]], *, layou
         arrays: The content of `exhibits.npz`: the arrays that panels name. Missing ones show as a note.
         layout: `single` embeds style and pictures; `folder` refers to `Page.files` and holds no inline style.
     """
-    gallery = hang(result.checks, arrays, layout)
+    page = build_page(result, layout)
     css = resources.files(_TEMPLATES).joinpath("report.css").read_text(encoding="utf-8")
-    html = (
+    if layout == "folder":
+        gallery = hang(result.checks, arrays, layout, None)
+        return Page(_render(page, gallery, None), gallery.files | {"style.css": css.encode()})
+    bare = _render(page, Gallery({}, {}, {}), css)
+    gallery = hang(result.checks, arrays, layout, _SINGLE_BYTES - len(bare.encode()))
+    return Page(_render(page, gallery, css), gallery.files)
+
+
+def _render(page: PageView, gallery: Gallery, css: str | None) -> str:
+    """Return the page; without a style sheet of its own it refers to the one beside it."""
+    return (
         _environment()
         .get_template("report.html.j2")
         .render(
-            page=build_page(result, gallery),
-            # The style sheet is the package's own.
-            css=Markup(css) if layout == "single" else None,  # noqa: S704
+            page=page,
+            hung=gallery,
+            # Colours and a style sheet: the package's own, no text from anywhere.
+            colour_bars=Markup(colour_bars() if gallery.has_maps else ""),  # noqa: S704
+            css=None if css is None else Markup(css),  # noqa: S704
         )
     )
-    return Page(html, gallery.files | ({"style.css": css.encode()} if layout == "folder" else {}))
 
 
 def write_html(result: Result, arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> Path:

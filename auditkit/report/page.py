@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from auditkit.report.bars import gate_bar
 from auditkit.report.curves import Chart, charts_of, overview_charts
-from auditkit.report.figures import draw_chart, swatch
-from auditkit.report.gallery import Gallery, HungExhibit
-from auditkit.report.pictures import heat_colours
+from auditkit.report.drawing import swatch
+from auditkit.report.figures import draw_chart
+from auditkit.report.gallery import Layout
+from auditkit.report.profile_figure import axis_names, draw_profile
+from auditkit.report.profiles import Row, profile_rows, profile_takeaway
+from auditkit.report.tables import TableView, table_view
 from auditkit.report.text import (
     VERDICT_WORDS,
     Headline,
@@ -22,12 +25,14 @@ from auditkit.report.text import (
     split_metric,
 )
 from auditkit.report.worst import Worst, worst_cases
-from auditkit.result import CheckRecord, FlagRecord, GateRecord, Result, Verdict
+from auditkit.result import CheckRecord, FlagRecord, GateRecord, ProfileRecord, Result, Verdict
 from auditkit.stats import Estimate
 
-__all__ = ["CheckView", "FigureView", "GateView", "PageView", "anchor", "build_page"]
+__all__ = ["CheckView", "FigureView", "GateView", "PageView", "ProfileView", "anchor", "build_page"]
 
 _VOLATILE_DATE, _VOLATILE_VERSIONS = "date", "versions"
+# Of a table, in a single file, so that it can be mailed.
+_MOST_ROWS = 300
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,20 @@ class FigureView:
 
 
 @dataclass(frozen=True)
+class ProfileView:
+    """A drawn profile; `numbered` says that its axis has numbers, and the table the names."""
+
+    record: ProfileRecord
+    svg: Markup
+    swatches: tuple[Markup, ...]
+    rows: tuple[Row, ...]
+    takeaway: str
+    numbered: bool
+
+
+@dataclass(frozen=True)
 class CheckView:
-    """A check with its figures, its gallery and what was demanded of it."""
+    """A check with its figures, its tables and what was demanded of it."""
 
     record: CheckRecord
     verdict: Verdict
@@ -60,8 +77,8 @@ class CheckView:
     gates: tuple[GateRecord, ...]
     key_metric: str | None
     figures: tuple[FigureView, ...]
-    exhibits: tuple[HungExhibit, ...]
-    left_out: int
+    profiles: tuple[ProfileView, ...]
+    tables: tuple[TableView, ...]
     flags: tuple[FlagRecord, ...]
 
     @property
@@ -92,7 +109,6 @@ class PageView:
     worst: tuple[Worst, ...]
     overview: tuple[FigureView, ...]
     checks: tuple[CheckView, ...]
-    heat_scale: Markup
     date: str
     version: str
 
@@ -112,8 +128,8 @@ class PageView:
         return tuple(check for check in self.checks if check.record.status != "done")
 
 
-def build_page(result: Result, gallery: Gallery) -> PageView:
-    """Return the content of the page of `result`."""
+def build_page(result: Result, layout: Layout) -> PageView:
+    """Return the content of the page of `result`, all but the pictures."""
     versions = result.volatile.get(_VOLATILE_VERSIONS)
     versions = versions if isinstance(versions, Mapping) else {}
     return PageView(
@@ -124,8 +140,7 @@ def build_page(result: Result, gallery: Gallery) -> PageView:
         overview=tuple(
             _figure(chart, f"overview-{number}", bands=False) for number, chart in enumerate(overview_charts(result))
         ),
-        checks=tuple(_check(result, check, gallery, f"check-{number}") for number, check in enumerate(result.checks)),
-        heat_scale=_heat_scale() if any(_has_heat(check) for check in result.checks) else Markup(""),
+        checks=tuple(_check(result, check, layout, f"check-{number}") for number, check in enumerate(result.checks)),
         date=_date(result.volatile.get(_VOLATILE_DATE)),
         version=str(versions.get("auditkit", "not recorded")),
     )
@@ -150,7 +165,7 @@ def _gate(result: Result, gate: GateRecord) -> GateView:
     return GateView(gate, check, metric_title(check, metric), VERDICT_WORDS[gate.verdict], bar)
 
 
-def _check(result: Result, check: CheckRecord, gallery: Gallery, prefix: str) -> CheckView:
+def _check(result: Result, check: CheckRecord, layout: Layout, prefix: str) -> CheckView:
     gates = tuple(gate for gate in ordered(result.gates) if split_metric(gate.metric)[0] == check.key)
     verdict = gates[0].verdict if gates else Verdict.NONE
     word = VERDICT_WORDS[verdict]
@@ -165,8 +180,10 @@ def _check(result: Result, check: CheckRecord, gallery: Gallery, prefix: str) ->
         gates=gates,
         key_metric=_key_metric(check, gates),
         figures=tuple(_figure(chart, f"{prefix}-{number}", bands=True) for number, chart in enumerate(charts)),
-        exhibits=gallery.rows.get(check.key, ()),
-        left_out=gallery.left_out.get(check.key, 0),
+        profiles=tuple(
+            _profile(profile, f"{prefix}-profile-{number}") for number, profile in enumerate(check.profiles)
+        ),
+        tables=tuple(table_view(table, _MOST_ROWS if layout == "single" else None) for table in check.tables),
         flags=tuple(flag for flag in result.flags if flag.check == check.key),
     )
 
@@ -178,19 +195,21 @@ def _key_metric(check: CheckRecord, gates: tuple[GateRecord, ...]) -> str | None
 
 def _figure(chart: Chart, prefix: str, *, bands: bool) -> FigureView:
     # matplotlib escapes the texts of a chart; nothing else in it comes from outside.
-    swatches = tuple(Markup(swatch(series)) for series in chart.series)  # noqa: S704
-    return FigureView(chart, Markup(draw_chart(chart, prefix, bands=bands)), swatches)  # noqa: S704
+    svg = Markup(draw_chart(chart, prefix, bands=bands))  # noqa: S704
+    return FigureView(chart, svg, _swatches(series.style for series in chart.series))
 
 
-def _has_heat(check: CheckRecord) -> bool:
-    return any(panel.kind == "heat" for exhibit in check.exhibits for panel in exhibit.panels)
-
-
-def _heat_scale() -> Markup:
-    """Return the colours of heat panels as a strip, dark to bright."""
-    colours = heat_colours()[8::16]
-    steps = "".join(
-        f'<rect x="{8 * number}" width="8" height="12" fill="#{bytes(colour).hex()}"/>'
-        for number, colour in enumerate(colours)
+def _profile(profile: ProfileRecord, prefix: str) -> ProfileView:
+    return ProfileView(
+        record=profile,
+        # As in a chart, matplotlib escapes the texts.
+        svg=Markup(draw_profile(profile, prefix)),  # noqa: S704
+        swatches=_swatches(range(len(profile.lines))),
+        rows=tuple(profile_rows(profile)),
+        takeaway=profile_takeaway(profile),
+        numbered=axis_names(profile) is None,
     )
-    return Markup(f'<svg width="128" height="12" viewBox="0 0 128 12" aria-hidden="true">{steps}</svg>')  # noqa: S704
+
+
+def _swatches(styles: Iterable[int]) -> tuple[Markup, ...]:
+    return tuple(Markup(swatch(style)) for style in styles)  # noqa: S704

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from auditkit.report.heat import HeatScale, heat_colours, heat_scale, lay_over
 from auditkit.result import ExhibitRecord, PanelRecord
 
-__all__ = ["Picture", "draw_exhibit", "heat_colours"]
+__all__ = ["Drawn", "Picture", "draw_exhibit"]
 
 _LARGEST_SIDE = 160
 _NEAREST, _BOX = Image.Resampling.NEAREST, Image.Resampling.BOX
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -32,49 +33,58 @@ class Picture:
     scale: str
 
 
-def draw_exhibit(exhibit: ExhibitRecord, arrays: Arrays) -> tuple[Picture | None, ...]:
-    """Return one picture a panel, None where its array is not stored; panels of a kind share one scale."""
+@dataclass(frozen=True)
+class Drawn:
+    """One picture a panel, None where its array is not stored, and the scale that all maps of the row share."""
+
+    pictures: tuple[Picture | None, ...]
+    heat: HeatScale
+
+
+def draw_exhibit(exhibit: ExhibitRecord, arrays: Arrays) -> Drawn:
+    """Return the pictures of an exhibit; panels of a kind share one scale, as do all maps, laid over images or not."""
     factor = _difference_factor(_of_kind(exhibit, arrays, "difference"))
-    top = _heat_top(_of_kind(exhibit, arrays, "heat"))
-    return tuple(
-        _draw_panel(panel, arrays[panel.array], factor, top) if panel.array in arrays else None
+    laid_over = [array[:, :, -1] for array in _of_kind(exhibit, arrays, "overlay")]
+    scale = heat_scale([*_of_kind(exhibit, arrays, "heat"), *laid_over])
+    pictures = tuple(
+        _draw_panel(panel, arrays[panel.array], factor, scale) if panel.array in arrays else None
         for panel in exhibit.panels
     )
+    return Drawn(pictures, scale)
 
 
-def _of_kind(exhibit: ExhibitRecord, arrays: Arrays, kind: str) -> list[npt.NDArray[Any]]:
+def _of_kind(exhibit: ExhibitRecord, arrays: Arrays, kind: str) -> list[Array]:
     return [arrays[p.array] for p in exhibit.panels if p.kind == kind and p.array in arrays]
 
 
-def _draw_panel(panel: PanelRecord, array: npt.NDArray[Any], factor: float, top: float) -> Picture:
+def _draw_panel(panel: PanelRecord, array: Array, factor: float, scale: HeatScale) -> Picture:
     match panel.kind:
         case "image":
-            return _encode(_colour_image(array), "")
+            return _encode(_resized(_colour_image(array)), "")
         case "difference":
             grey = np.clip(0.5 + factor * np.asarray(array, dtype=np.float64), 0.0, 1.0)
-            scale = f"\N{MULTIPLICATION SIGN} {factor:g}" if np.any(array) else "no change"
-            return _encode(_colour_image(np.rint(grey * 255).astype(np.uint8)), scale)
+            text = f"\N{MULTIPLICATION SIGN} {factor:g}" if np.any(array) else "no change"
+            return _encode(_resized(_colour_image(np.rint(grey * 255).astype(np.uint8))), text)
         case "heat":
-            share = np.clip(np.asarray(array, dtype=np.float64) / top, 0.0, 1.0)
+            share = _resized_values(scale.share(array))
             image = Image.fromarray(np.rint(share * 255).astype(np.uint8))
             image.putpalette(heat_colours().tobytes())
-            return _encode(image, f"scale 0 to {top:.2g}")
+            return _encode(_resized(image), scale.text(array))
         case "overlay":
-            return _encode(_colour_image(np.rint(np.clip(array[:, :, :-1], 0, 1) * 255).astype(np.uint8)), "")
+            share = _resized_values(scale.share(array[:, :, -1]))
+            channels = [_resized_values(array[:, :, number]) for number in range(array.shape[2] - 1)]
+            image = Image.fromarray(lay_over(np.stack(channels, axis=2), share))
+            # 256 colours: half the bytes, and no difference that one can see.
+            image = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+            return _encode(_resized(image), scale.text(array[:, :, -1]))
 
 
-def _difference_factor(differences: list[npt.NDArray[Any]]) -> float:
+def _difference_factor(differences: list[Array]) -> float:
     """Return the whole number (or a half) that brings the largest difference from mid-grey to full scale."""
     largest = max((float(np.abs(array).max()) for array in differences if array.size), default=0.0)
     if largest == 0.0:
         return 1.0
     return max(float(np.floor(0.5 / largest + 1e-6)), 0.5)
-
-
-def _heat_top(heats: list[npt.NDArray[Any]]) -> float:
-    """Return the 99th percentile of all heat: a few bright pixels must not darken the rest."""
-    values = np.concatenate([np.ravel(array) for array in heats]) if heats else np.zeros(1)
-    return float(np.percentile(values, 99)) or float(values.max()) or 1.0
 
 
 def _colour_image(array: npt.NDArray[np.uint8]) -> Image.Image:
@@ -84,27 +94,29 @@ def _colour_image(array: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def _encode(image: Image.Image, scale: str) -> Picture:
-    image = _resize(image)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return Picture(buffer.getvalue(), image.width, image.height, scale)
 
 
-def _resize(image: Image.Image) -> Image.Image:
-    side = max(image.size)
+def _resized(image: Image.Image) -> Image.Image:
+    """Return the picture enlarged by a whole factor, pixel by pixel, or reduced to what a page has room for."""
+    width, height = _shown_size(*image.size)
+    return image.resize((width, height), _BOX if max(image.size) > _LARGEST_SIDE else _NEAREST)
+
+
+def _resized_values(values: Array) -> Array:
+    """Return values (H, W), averaged down to what a page has room for: a mean of colours would stand for no value."""
+    height, width = values.shape
+    if max(values.shape) <= _LARGEST_SIDE:
+        return values
+    reduced = Image.fromarray(np.asarray(values, dtype=np.float32)).resize(_shown_size(width, height), _BOX)
+    return np.asarray(reduced, dtype=np.float64)
+
+
+def _shown_size(width: int, height: int) -> tuple[int, int]:
+    side = max(width, height)
     if side > _LARGEST_SIDE:
-        # A palette cannot be averaged.
-        averaged = image.convert("RGB") if image.mode == "P" else image
-        width, height = (max(1, round(length * _LARGEST_SIDE / side)) for length in image.size)
-        return averaged.resize((width, height), _BOX)
+        return max(1, round(width * _LARGEST_SIDE / side)), max(1, round(height * _LARGEST_SIDE / side))
     factor = _LARGEST_SIDE // side
-    return image.resize((image.width * factor, image.height * factor), _NEAREST)
-
-
-@functools.cache
-def heat_colours() -> npt.NDArray[np.uint8]:
-    """Return the colours of heat panels, uint8 (256, 3), from nothing to the brightest."""
-    import matplotlib
-
-    table = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)
-    return np.ascontiguousarray(np.asarray(table)[:, :3], dtype=np.uint8)
+    return width * factor, height * factor

@@ -18,6 +18,7 @@ __all__ = [
     "interval_text",
     "is_share",
     "metric_title",
+    "number_text",
     "ordered",
     "percent",
     "plural",
@@ -122,7 +123,7 @@ def metric_title(check: CheckRecord | None, metric: str) -> str:
 
 def is_share(estimate: Estimate) -> bool:
     """Return whether the estimate is a share of images, which reads best in per cent."""
-    return estimate.method == "Clopper-Pearson"
+    return estimate.method.startswith("Clopper-Pearson")
 
 
 def percent(share: float) -> str:
@@ -130,16 +131,25 @@ def percent(share: float) -> str:
     return f"{share * 100:.1f} %"
 
 
+def number_text(number: float) -> str:
+    """Return a number to four digits, such as `0.0317` or `12350`; whole numbers of type int with all of theirs."""
+    if isinstance(number, int):
+        return str(number)
+    rounded = float(f"{number:.4g}") + 0.0  # there is no minus zero
+    # Python writes an exponent from 10,000 on; readers expect one later.
+    return f"{rounded:.0f}" if 1e4 <= abs(rounded) < 1e7 else f"{rounded:.4g}"
+
+
 def value_text(estimate: Estimate) -> str:
     """Return the value alone: in per cent for a share, else to four digits."""
-    return percent(estimate.value) if is_share(estimate) else f"{estimate.value:.4g}"
+    return percent(estimate.value) if is_share(estimate) else number_text(estimate.value)
 
 
 def interval_text(estimate: Estimate) -> str:
     """Return the interval alone, such as `37.2 to 45.2 %`; empty where it has no width."""
     if is_share(estimate):
         return f"{estimate.low * 100:.1f} to {percent(estimate.high)}"
-    return f"{estimate.low:.4g} to {estimate.high:.4g}" if estimate.low < estimate.high else ""
+    return f"{number_text(estimate.low)} to {number_text(estimate.high)}" if estimate.low < estimate.high else ""
 
 
 def estimate_text(estimate: Estimate) -> str:

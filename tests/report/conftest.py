@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from understanding import explained, profiled, separated
 
 from auditkit.gate import judge, parse_gate
 from auditkit.report import Page, render_html
@@ -119,7 +120,7 @@ def arrays() -> Arrays:
 
 @pytest.fixture(scope="session")
 def result(arrays: Arrays) -> Result:
-    """Five checks (three done, one skipped, one failed) and four gates, one of each verdict."""
+    """Nine checks (seven done, one skipped, one failed) and five gates, at least one of each verdict."""
     linf = {"1/255": (1 / 255, 480), "2/255": (2 / 255, 371), "4/255": (4 / 255, 190), "8/255": (8 / 255, 31)}
     pgd = attack(
         "noise.pgd",
@@ -196,7 +197,7 @@ def result(arrays: Arrays) -> Result:
         ),
         verdict=Verdict.NONE,
         gates=(),
-        checks=(pgd, square, pixel, focus, skipped, failed),
+        checks=(pgd, square, pixel, focus, explained(arrays), profiled(), separated(), skipped, failed),
         flags=(
             FlagRecord(
                 id="sanity.masking",

@@ -31,6 +31,7 @@ function look(page) {
       verdict: page.defaultView.getComputedStyle(page.querySelector(".verdict")).display,
       wide: page.documentElement.scrollWidth,
       images: images.length,
+      bars: [...page.querySelectorAll(".scale use")].filter(bar => bar.getBoundingClientRect().width).length,
       broken: images.filter(image => !image.naturalWidth).length});
   }, 2000);
 }
@@ -81,5 +82,6 @@ def test_the_folder_is_whole_under_a_strict_policy(result, arrays, tmp_path, add
     seen = json.loads(title[1].replace("&quot;", '"'))
     assert seen["verdict"] == "flex"
     assert seen["wide"] <= 390
-    assert seen["images"] == 40
+    assert seen["images"] == 46
+    assert seen["bars"] == 10
     assert seen["broken"] == 0

@@ -110,3 +110,68 @@ def test_curves_that_name_the_same_figure_are_lines_of_it(result, arrays):
     for name in ("noise", "stickers"):
         assert re.search(rf"</svg> {name}</li>", page)
         assert f'<th scope="row">{name}, ' in page
+
+
+def roc_charts(result):
+    check = result.check("profile.ood")
+    return charts_of(check, result)
+
+
+def test_hits_over_false_alarms_have_shares_on_both_axes_and_chance_as_diagonal(result):
+    for chart, names in zip(roc_charts(result), (["softmax", "energy", "max-logit"], ["profile.ood"]), strict=True):
+        assert chart.roc
+        assert (chart.x_label, chart.y_label, chart.chance) == ("false alarms", "hits", None)
+        assert [series.key for series in chart.series] == names
+        svg = draw_chart(chart, "roc", bands=True)
+        shown = ["".join(element.itertext()) for element in parse(svg).iter("text")]
+        assert [text for text in shown if text.endswith("%")] == [f"{share} %" for share in range(0, 101, 20)] * 2
+        assert "chance" in shown
+        left, right = 520 * (0.13 + 0.86 * 0.03 / 1.06), 520 * (0.13 + 0.86 * 1.03 / 1.06)
+        bottom, top = 300 * (0.825 - 0.795 * 0.03 / 1.06), 300 * (0.825 - 0.795 * 1.03 / 1.06)
+        ends = [re.findall(r"-?[\d.]+", path) for path in re.findall(r'd="(M [^"LC]*L [^"LC]*)"', svg)]
+        corners = pytest.approx([left, bottom, right, top], abs=0.1)
+        assert any([float(x) for x in end] == corners for end in ends if len(end) == 4)
+
+
+def test_hits_are_known_by_their_points_whatever_their_interval_is_called(result):
+    check = result.check("profile.ood")
+    (curve,) = (curve for curve in check.curves if curve.figure is None)
+    points = [
+        point.model_copy(update={"estimate": point.estimate.model_copy(update={"method": "made up"})})
+        for point in curve.points
+    ]
+    odd = curve.model_copy(update={"points": tuple(points)})
+    (chart,) = charts_of(check.model_copy(update={"curves": (odd,)}), result)
+    assert (chart.roc, chart.share) == (True, True)
+    half = odd.model_copy(update={"points": tuple(points[:-1])})
+    (chart,) = charts_of(check.model_copy(update={"curves": (half,)}), result)
+    assert not chart.roc
+
+
+def test_of_many_curves_of_hits_the_intervals_stand_in_the_table(result):
+    check = result.check("profile.ood")
+    shared = [curve for curve in check.curves if curve.figure]
+    many = [curve.model_copy(update={"line": f"{curve.line} {n}"}) for n in range(2) for curve in shared]
+    three, six = (charts_of(check.model_copy(update={"curves": tuple(curves)}), result)[0] for curves in (shared, many))
+    assert (three.bands, six.bands) == (True, False)
+    assert draw_chart(three, "a", bands=True).count('fill-opacity="0.16"') == 3
+    assert draw_chart(six, "a", bands=True).count('fill-opacity="0.16"') == 0
+
+
+def test_a_long_curve_is_told_in_a_dozen_points_and_its_ends(result):
+    words = roc_charts(result)[0].series[0].words
+    assert 10 <= words.count("%: ") <= 12
+    assert words.startswith("softmax: 0 %: ")
+    assert "; 100 %: 100.0 %" in words
+
+
+def test_only_shares_of_correct_images_stand_under_attack(result):
+    """An accuracy of something else, or a curve of hits, would read as robustness."""
+    attack, ood = result.checks[0], result.check("profile.ood")
+    rank = attack.curves[0].model_copy(update={"metric": "relevance_rank_accuracy"})
+    hits = ood.curves[0].model_copy(update={"metric": "robust_accuracy"})
+    odd = [ood.model_copy(update={"key": f"odd{n}", "curves": (rank, hits)}) for n in range(9)]
+    alone, both = (result.model_copy(update={"checks": checks}) for checks in (tuple(odd), (*odd, attack)))
+    assert overview_charts(alone) == ()
+    assert [[series.key for series in chart.series] for chart in overview_charts(both)] == [[attack.key]]
+    assert [chart.chance for chart in charts_of(odd[0], alone)] == [None, None]

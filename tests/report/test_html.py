@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from understanding import by_class
 
 from auditkit.report import Page, render_html, write_html
 from auditkit.report.page import anchor
@@ -169,7 +170,7 @@ def test_without_requirements_nothing_passes(ungated, arrays):
 def test_missing_arrays_show_as_missing(result):
     page = outline(render_html(result, {}, layout="folder"))
     assert not page.named("img")
-    assert page.text.count("Picture not stored") == 40
+    assert page.text.count("Picture not stored") == 46
 
 
 def test_the_disclaimer_stands_on_top(result, arrays):
@@ -192,6 +193,49 @@ def test_ten_checks_of_noisy_pictures_stay_below_two_megabytes(result, arrays):
     text = outline(page).text
     assert text.count("left out to keep this file small") == 10
     assert text.count("became speed limit 50") >= 10
+
+
+def test_tables_of_a_thousand_classes_leave_less_room_for_pictures(result, arrays):
+    """The size of the file is what a mail server sees, whatever fills it."""
+    reasons, long = result.check("explain.reasons"), by_class()
+    long = long.model_copy(update={"rows": tuple((f"class {n}", *long.rows[0][1:]) for n in range(1000))})
+    rng = np.random.default_rng(0)
+    noise = {
+        key: rng.uniform(0, 1, (224, 224, array.shape[2])).astype(np.float32) if array.dtype != np.uint8 else array
+        for key, array in arrays.items()
+        if array.ndim == 3
+    }
+    rows = tuple(reasons.exhibits[number % 2] for number in range(8))
+    changed = reasons.model_copy(update={"exhibits": rows, "tables": (long,)})
+    checks = tuple(changed.model_copy(update={"key": f"explain.reasons@{n}"}) for n in range(9))
+    page = render_html(result.model_copy(update={"checks": checks}), noise, layout="single")
+    assert 1_800_000 < len(page.html.encode()) < 2_000_000
+    text = outline(page).text
+    assert text.count("700 rows left out") == 9
+    assert text.count("stop is taken for yield") >= 9
+    assert "left out to keep this file small" in text
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_row_with_maps_has_a_colour_bar_with_both_ends(pages, layout):
+    page = outline(pages[layout])
+    shown = re.findall(r"Scale: 0\s+([\d.]+)( and more)?", page.text)
+    assert len(shown) == 10
+    assert shown[-2:] == [("0.09", ""), ("0.027", " and more")]
+    uses = [attributes["href"] for attributes in page.named("use") if attributes["href"].startswith("#bar-")]
+    assert uses == ["#bar-heat"] * 8 + ["#bar-overlay"] * 2
+    assert {attributes["id"] for attributes in page.named("symbol")} == {"bar-heat", "bar-overlay"}
+
+
+def test_a_page_without_maps_or_with_empty_ones_has_no_colour_bar(nothing_done, result, arrays):
+    zeros = {key: np.zeros_like(array) for key, array in arrays.items()}
+    for page in (
+        outline(render_html(nothing_done, {}, layout="single")),
+        outline(render_html(result, zeros, layout="single")),
+        outline(render_html(result, {}, layout="single")),
+    ):
+        assert not page.named("symbol")
+        assert "Scale:" not in page.text
 
 
 def test_writing_leaves_whole_files_and_removes_only_its_own(result, arrays, pages, tmp_path: Path):

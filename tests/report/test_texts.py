@@ -79,7 +79,7 @@ def test_junit_counts_what_it_holds(result):
     root = parse(junit_xml(result).encode())
     assert [suite.get("name") for suite in root] == [check.key for check in result.checks]
     assert {name: root.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
-        "tests": "8",
+        "tests": "11",
         "failures": "2",
         "errors": "1",
         "skipped": "1",
