@@ -60,24 +60,24 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
     _check_beyond_samples(spec, findings)
     for metric in spec.metrics:
         if metric.against is not None:
-            _check_groups(spec, f"metric {metric.name}", (metric.column, metric.against), findings)
+            _check_named(spec, f"metric {metric.name}", (metric.column, metric.against), findings)
             continue
-        named = _columns_of(metric, findings.columns)
+        table = _table(metric.column, findings.columns, findings.others)
+        named = _columns_of(metric, table)
         if not named:
             raise ExecutionError(f"{spec.id} returned no column {metric.column}, which its metric {metric.name} needs")
         for suffix, column in named:
-            _check_values(spec, metric, suffix, column, findings.columns)
+            _check_values(spec, metric, suffix, column, table)
     for place in spec.maps:
         for name in (place.row, place.column):
             if name not in findings.columns:
                 raise ExecutionError(f"{spec.id} returned no column {name}, which its map {place.title!r} needs")
     for curve in spec.curves:
-        if curve.column is not None and curve.against is not None:
-            _check_groups(spec, f"curve of {curve.metric}", (curve.column, curve.against), findings)
-            continue
-        for name in filter(None, (curve.column, curve.among)):
-            if name not in findings.columns:
-                raise ExecutionError(f"{spec.id} returned no column {name}, which its curve of {curve.metric} needs")
+        what = f"curve of {curve.metric}"
+        _check_named(spec, what, filter(None, (curve.column, curve.against)), findings)
+        if curve.column is not None and curve.among is not None:
+            table = _table(curve.column, findings.columns, findings.others)
+            _check_named(spec, what, [curve.among], Findings(table))
 
 
 def _check_beyond_samples(spec: Spec, findings: Findings) -> None:
@@ -93,10 +93,10 @@ def _check_beyond_samples(spec: Spec, findings: Findings) -> None:
             raise ExecutionError(f"{spec.id} returned NaN in tally {name}")
 
 
-def _check_groups(spec: Spec, what: str, names: tuple[str, str], findings: Findings) -> None:
+def _check_named(spec: Spec, what: str, names: Iterable[str], findings: Findings) -> None:
     for name in names:
         if name not in findings.columns and name not in findings.others:
-            raise ExecutionError(f"{spec.id} returned no numbers {name}, which its {what} needs")
+            raise ExecutionError(f"{spec.id} returned no column {name}, which its {what} needs")
 
 
 def _check_attacked(spec: Spec, findings: Findings) -> None:
@@ -126,6 +126,11 @@ def _check_values(spec: Spec, metric: Metric, suffix: str, column: npt.NDArray[A
     counted = column[among] if among is not None else column
     if not np.isfinite(counted).all():
         raise ExecutionError(f"{spec.id} returned NaN or infinity in column {metric.column}{suffix}")
+
+
+def _table(name: str, columns: Columns, others: Columns) -> Columns:
+    """Return the table that holds this column: that of the samples, or that of other images."""
+    return others if name in others else columns
 
 
 def _columns_of(metric: Metric, columns: Columns) -> list[tuple[str, npt.NDArray[Any]]]:
@@ -184,13 +189,14 @@ def metrics(spec: Spec, columns: Columns, others: Columns = _NOTHING) -> tuple[d
                 estimates[metric.name] = _compare(metric, noticed, not_noticed)
                 titles[metric.name] = metric.title
             continue
-        found = _columns_of(metric, columns)
+        table = _table(metric.column, columns, others)
+        found = _columns_of(metric, table)
         named = [(suffix, suffix, column) for suffix, column in found]
         if all(suffix for suffix, _ in found):
             largest, column = max(found, key=lambda item: parse_budget(item[0][1:]))
             named = [("", largest, column), *named]
         for name, suffix, column in named:
-            among = _among(metric, suffix, columns)
+            among = _among(metric, suffix, table)
             counted = column[among] if among is not None else column
             if counted.size:
                 estimates[metric.name + name] = _estimate(metric, counted)
@@ -209,12 +215,12 @@ def _estimate(metric: Metric, values: npt.NDArray[Any]) -> Estimate:
 
 
 def _group(name: str, columns: Columns, others: Columns) -> npt.NDArray[np.float64]:
-    values = (columns[name] if name in columns else others[name]).astype(np.float64)
+    values = _table(name, columns, others)[name].astype(np.float64)
     return values[~np.isnan(values)]
 
 
 def _compare(metric: Metric, noticed: npt.NDArray[np.float64], not_noticed: npt.NDArray[np.float64]) -> Estimate:
-    if metric.kind == "auroc" or metric.at is None:
+    if metric.at is None:
         return auroc(noticed, not_noticed)
     return (tpr_at_fpr if metric.kind == "tpr" else fpr_at_tpr)(noticed, not_noticed, metric.at)
 
@@ -233,6 +239,7 @@ def curves(
             x_label=curve.x_label,
             y_label=curve.metric.replace("_", " "),
             points=tuple(_points(curve, estimates, columns, others)),
+            roc=curve.against is not None,
             figure=curve.figure,
             line=curve.line,
         )
@@ -244,7 +251,7 @@ def _points(curve: Curve, estimates: Mapping[str, Estimate], columns: Columns, o
     if curve.column is None:
         return _over_budgets(curve, estimates)
     if curve.against is None:
-        return _over_column(curve, columns if curve.column in columns else others)
+        return _over_column(curve, _table(curve.column, columns, others))
     noticed, not_noticed = (_group(name, columns, others) for name in (curve.column, curve.against))
     if not noticed.size or not not_noticed.size:
         return []
@@ -309,5 +316,9 @@ def flags(spec: Spec, key: str, estimates: Mapping[str, Estimate]) -> tuple[Flag
 
 
 def top_exhibits(exhibits: Iterable[Exhibit], count: int) -> list[Exhibit]:
-    """Return the exhibits with the largest score, ties by sample id: the same whatever the shards."""
-    return sorted(exhibits, key=lambda exhibit: (-exhibit.score, exhibit.sample))[:count]
+    """Return the exhibits with the largest score, ties by sample id: the same whatever the shards.
+
+    One of an image that is no sample comes from every shard, and counts once.
+    """
+    different = {(exhibit.sample, exhibit.caption, exhibit.score): exhibit for exhibit in exhibits}
+    return sorted(different.values(), key=lambda exhibit: (-exhibit.score, exhibit.sample))[:count]

@@ -87,6 +87,7 @@ class CurveRecord(_Record):
     x_label: str
     y_label: str
     points: tuple[PointRecord, ...]
+    roc: bool = Field(default=False, description="whether x is a share of false alarms, and the estimates are hits")
     figure: str | None = Field(default=None, description="title of a figure that several curves of a check share")
     line: str = Field(default="", description="what the line is called there")
 

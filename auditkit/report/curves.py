@@ -85,7 +85,7 @@ def overview_charts(result: Result) -> tuple[Chart, ...]:
         (check, curve)
         for check in result.checks
         for curve in check.curves
-        if curve.points and curve.metric in _ACCURACIES and not _is_roc(curve)
+        if curve.points and curve.metric in _ACCURACIES and not curve.roc
     ]
     if not curves:
         return ()
@@ -116,7 +116,7 @@ def _chart(
 ) -> Chart:
     estimates = [point.estimate for line in series for point in line.points]
     within = all(estimate.low >= 0 and estimate.high <= 1 for estimate in estimates)
-    roc = within and all(map(_is_roc, curves))
+    roc = within and all(curve.roc for curve in curves)
     share = roc or (within if curves[0].figure is not None else all(map(is_share, estimates)))
     guessable = share and not roc and curves[0].metric in _ACCURACIES and result.model.classes > 0
     return Chart(
@@ -127,13 +127,6 @@ def _chart(
         share=share,
         chance=1 / result.model.classes if guessable else None,
         roc=roc,
-    )
-
-
-def _is_roc(curve: CurveRecord) -> bool:
-    """Return whether a curve has hits over false alarms: every x is a share, told in per cent, and the last is all."""
-    return max(point.x for point in curve.points) == 1 and all(
-        point.label == f"{100 * point.x:.3g} %" for point in curve.points
     )
 
 

@@ -148,6 +148,7 @@ def separated() -> CheckRecord:
             points=tuple(
                 PointRecord(x=share, label=f"{100 * share:.3g} %", estimate=hits) for share, hits in roc(scores, clean)
             ),
+            roc=True,
             figure="Other images noticed" if name != "norm" else None,
             line=name,
         )

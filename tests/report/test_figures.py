@@ -133,7 +133,7 @@ def test_hits_over_false_alarms_have_shares_on_both_axes_and_chance_as_diagonal(
         assert any([float(x) for x in end] == corners for end in ends if len(end) == 4)
 
 
-def test_hits_are_known_by_their_points_whatever_their_interval_is_called(result):
+def test_hits_are_in_per_cent_whatever_their_interval_is_called(result):
     check = result.check("profile.ood")
     (curve,) = (curve for curve in check.curves if curve.figure is None)
     points = [
@@ -143,8 +143,8 @@ def test_hits_are_known_by_their_points_whatever_their_interval_is_called(result
     odd = curve.model_copy(update={"points": tuple(points)})
     (chart,) = charts_of(check.model_copy(update={"curves": (odd,)}), result)
     assert (chart.roc, chart.share) == (True, True)
-    half = odd.model_copy(update={"points": tuple(points[:-1])})
-    (chart,) = charts_of(check.model_copy(update={"curves": (half,)}), result)
+    plain = odd.model_copy(update={"roc": False})
+    (chart,) = charts_of(check.model_copy(update={"curves": (plain,)}), result)
     assert not chart.roc
 
 
