@@ -6,11 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from auditkit.activations import (
+        ActivationCalibration,
+        ActivationStatistics,
+        ActivationTotals,
+        MagnitudeHistogram,
+        Moments,
+        calibrate_activations,
+        profile_activations,
+        tail_index,
+    )
     from auditkit.artifacts import CLEAN_LOGITS, Artifact
     from auditkit.attack import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, CONTROL_METRIC, Attack, cascade
     from auditkit.auditing import AuditResult, audit, load_result
     from auditkit.budgets import Budgets, budget_text
     from auditkit.check import (
+        OUTSIDE,
         Check,
         Conclusion,
         Curve,
@@ -31,9 +42,12 @@ if TYPE_CHECKING:
         Tally,
     )
     from auditkit.context import Context
+    from auditkit.covers import QUICK_LOGITS, CoverSweep, Fill, Windows, cover_sweep, filling, pixel_map, zeiler_map
     from auditkit.errors import AuditError, ExecutionError, ExitCode, UsageError
     from auditkit.exhibits import difference_panel, heat_panel, image_panel, overlay_panel
     from auditkit.models.base import Capability, Differentiable, Model
+    from auditkit.models.operations import watch_operations
+    from auditkit.models.taps import ActivationSite, tap_activations
     from auditkit.origin import Origin
     from auditkit.queries import Expectation, Goal, Queries
     from auditkit.result import Result, Verdict
@@ -50,6 +64,12 @@ __all__ = [
     "ATTACK_METRICS",
     "CLEAN_LOGITS",
     "CONTROL_METRIC",
+    "OUTSIDE",
+    "QUICK_LOGITS",
+    "ActivationCalibration",
+    "ActivationSite",
+    "ActivationStatistics",
+    "ActivationTotals",
     "Artifact",
     "Attack",
     "AuditError",
@@ -59,6 +79,7 @@ __all__ = [
     "Check",
     "Conclusion",
     "Context",
+    "CoverSweep",
     "Curve",
     "Differentiable",
     "Estimate",
@@ -66,15 +87,18 @@ __all__ = [
     "Exhibit",
     "ExitCode",
     "Expectation",
+    "Fill",
     "Findings",
     "Finished",
     "FlagRule",
     "Goal",
     "Learner",
     "Lesson",
+    "MagnitudeHistogram",
     "Map",
     "Metric",
     "Model",
+    "Moments",
     "Norm",
     "Origin",
     "Panel",
@@ -91,27 +115,48 @@ __all__ = [
     "ThreatModel",
     "UsageError",
     "Verdict",
+    "Windows",
     "as_jpeg",
     "audit",
     "budget_text",
+    "calibrate_activations",
     "cascade",
+    "cover_sweep",
     "difference_panel",
+    "filling",
     "from_16bit",
     "heat_panel",
     "image_panel",
     "load_result",
     "open_dataset",
     "overlay_panel",
+    "pixel_map",
+    "profile_activations",
     "saliency",
+    "tail_index",
+    "tap_activations",
+    "watch_operations",
+    "zeiler_map",
 ]
 
 # Names are imported when they are first used: `import auditkit` and `auditkit --help` load neither torch nor onnx.
 _HOMES = {
+    "activations": (
+        "ActivationCalibration",
+        "ActivationStatistics",
+        "ActivationTotals",
+        "MagnitudeHistogram",
+        "Moments",
+        "calibrate_activations",
+        "profile_activations",
+        "tail_index",
+    ),
     "artifacts": ("CLEAN_LOGITS", "Artifact"),
     "attack": ("ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "CONTROL_METRIC", "Attack", "cascade"),
     "auditing": ("AuditResult", "audit", "load_result"),
     "budgets": ("Budgets", "budget_text"),
     "check": (
+        "OUTSIDE",
         "Check",
         "Conclusion",
         "Curve",
@@ -132,9 +177,21 @@ _HOMES = {
         "Tally",
     ),
     "context": ("Context",),
+    "covers": (
+        "QUICK_LOGITS",
+        "CoverSweep",
+        "Fill",
+        "Windows",
+        "cover_sweep",
+        "filling",
+        "pixel_map",
+        "zeiler_map",
+    ),
     "errors": ("AuditError", "ExecutionError", "ExitCode", "UsageError"),
     "exhibits": ("difference_panel", "heat_panel", "image_panel", "overlay_panel"),
     "models.base": ("Capability", "Differentiable", "Model"),
+    "models.operations": ("watch_operations",),
+    "models.taps": ("ActivationSite", "tap_activations"),
     "origin": ("Origin",),
     "queries": ("Expectation", "Goal", "Queries"),
     "result": ("Result", "Verdict"),

@@ -111,7 +111,7 @@ def _check(
         return record.model_copy(update={"status": "failed", "reason": str(error)}), ()
     estimates, titles = metrics(spec, columns, others)
     judged = _judged(bench, planned, execution)
-    by_class = class_table(spec, columns, table["label"][judged], bench.class_names)
+    by_class = class_table(spec, columns, table["label"][judged], bench.class_names, others)
     table |= {f"{planned.key}/{name}": _spread(column, judged) for name, column in columns.items()}
     if not judged.all():
         table[f"{planned.key}/held_out"] = judged
@@ -211,7 +211,6 @@ def _model(bench: Workbench) -> ModelRecord:
 
 
 def _samples(bench: Workbench, execution: Execution) -> SamplesRecord:
-    outside = bench.outside
     skipped = {item.id: item.reason for shard in execution.shards for item in shard.skipped}
     return SamplesRecord(
         source=bench.dataset.source,
@@ -220,8 +219,20 @@ def _samples(bench: Workbench, execution: Execution) -> SamplesRecord:
         fingerprint=execution.fingerprint,
         shape=next(shard.shape for shard in execution.shards if shard.ids),
         class_names=bench.class_names,
-        outside=f"{outside.source} ({len(outside)} images)" if outside is not None else None,
+        outside=_outside(bench, execution),
     )
+
+
+def _outside(bench: Workbench, execution: Execution) -> str | None:
+    """Return what the second data set is, and what of it was used."""
+    if bench.outside is None:
+        return None
+    n = len(bench.outside)
+    there = f"{bench.outside.source}: {n} image{'s' if n > 1 else ''}"
+    if execution.outside is None:
+        return f"{there}, at which no check looked"
+    readable, digest = execution.outside
+    return f"{there}, of which {readable} can be read; fingerprint {digest}"
 
 
 def _settings(bench: Workbench) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from auditkit.samples import Samples
 
 __all__ = [
+    "OUTSIDE",
     "Check",
     "Conclusion",
     "Curve",
@@ -38,7 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Metric:
-    """How a per-sample column becomes one number with an interval.
+    """How a per-sample column (or numbers about other images, `Findings.others`) becomes one number with an interval.
 
     A column may carry a budget behind an `@` (`robust@2/255`); the metric then exists once a budget
     (`robust_accuracy@2/255`), and its plain name stands for the largest one.
@@ -61,6 +62,15 @@ class Metric:
     at: float | None = None
     """The false alarms allowed (`tpr`), or the share that must be noticed (`fpr`)."""
 
+    def __post_init__(self) -> None:
+        """Refuse a comparison without its second group, and the like: a slip of the author of a check."""
+        two_groups = self.kind in ("auroc", "tpr", "fpr")
+        if two_groups != (self.against is not None) or (two_groups and self.among is not None):
+            wanted = "names two groups, and no among" if two_groups else "has one group, and no against"
+            raise ValueError(f"metric {self.name}: a metric of kind {self.kind} {wanted}")
+        if (self.kind in ("tpr", "fpr")) != (self.at is not None):
+            raise ValueError(f"metric {self.name}: `at` goes with the kinds tpr and fpr, and they need it")
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -74,7 +84,7 @@ class Curve:
     x_label: str
     column: str | None = None
     """A column of numbers: the curve then is the share of all samples that are true in `among` and lie beyond x in this
-    column, over about 25 values of x. NaN lies beyond every x."""
+    column, over about 25 values of x. NaN lies beyond every x. It may be one of `Findings.others`."""
     among: str | None = None
     """A boolean column, for a curve with a `column`. None: every sample counts as true."""
     against: str | None = None
@@ -108,7 +118,7 @@ class FlagRule:
 
 
 Lesson = Mapping[str, npt.NDArray[Any]]
-"""What a check learned from training images: named arrays, kept with the audit's units."""
+"""What a check learned from images: named arrays of numbers or texts, kept with the audit's units."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +166,16 @@ class Panel:
     array: npt.NDArray[Any]
 
 
+OUTSIDE = "ood: "
+"""What stands before the id of an image that is no sample, but one of the second data set (`--ood`)."""
+
+
 @dataclass(frozen=True)
 class Exhibit:
     """One sample for the gallery; the exhibits with the largest `score` (then smallest id) are kept."""
 
     sample: str
+    """Its id; of an image of the second data set, the id behind `OUTSIDE`."""
     caption: str
     score: float
     panels: tuple[Panel, ...]
@@ -249,8 +264,8 @@ class Learner(Check, Protocol):
     def learn(self, model: Model, samples: Samples, ctx: Context) -> Lesson:
         """Return what the images `samples` teach; `run` finds it in `ctx.lesson`.
 
-        With the scope `outside` it is called for one shard of the second data set after the other, and its arrays, each
-        with a row an image, are joined.
+        With the scope `outside` it is called for one shard of the second data set after the other: `ctx.lesson` then
+        holds what it returned for the shards before, and it returns what all of them teach.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The command line: `auditkit run`, `gate`, `report`, `checks`, `demo`, `init`, `doctor`."""
+"""The command line: `auditkit run`, `gate`, `report`, `harden`, `checks`, `demo`, `init`, `doctor`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ _DEMO_GATES = (
     "noise.gaussian/robust_accuracy@8/255 >= 0.8",
     "noise.pgd/robust_accuracy@2/255 >= 0.5",
 )
+_AFTER_HARDENING = """\
+What the bounds buy is not known yet: only an audit of both models, with the same options, measures it.
+next: auditkit run {model} --data {data} --out audit-before
+      auditkit run {out} --data {data} --out audit-after"""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -95,6 +99,8 @@ def _sample_options(command: Any) -> Any:
     for option in reversed(
         (
             click.option("--labels", type=_PATH, help="CSV of file and label, for a flat folder."),
+            click.option("--masks", type=_PATH, help="Where the objects are: folder of pictures, COCO .json or .npz."),
+            click.option("--ood", help="A second data set, of images unlike the data; it needs no labels."),
             click.option("--resize", help="Resize images to N or HxW."),
             click.option("--colour", type=click.Choice(["auto", "rgb", "grey"]), help="Read images in colour or grey."),
             click.option("--label-offset", type=int, help="Added to every label, for a background class and the like."),
@@ -250,6 +256,42 @@ def report(result: Path, out: Path, form: str, gates: tuple[str, ...]) -> int:
         render = {"junit": junit_xml, "markdown": markdown_summary, "json": Result.to_json}[form]
         write_atomically(out, render(audited.result).encode())
     click.echo(f"report: {out}")
+    return 0
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--data", required=True, help="Folder, .npz, module:factory or path.py:factory.")
+@click.option("--out", type=_PATH, required=True, help="New file: .onnx for an ONNX model, .pt or .pt2 for any other.")
+@click.option(
+    "--quantile",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.999,
+    show_default=True,
+    help="Share of the activations that a bound leaves alone.",
+)
+@click.option("--per", type=click.Choice(["channel", "layer"]), default="channel", show_default=True)
+@click.option(
+    "--overflow",
+    type=click.Choice(["fold", "leak", "clip"]),
+    default="fold",
+    show_default=True,
+    help="Beyond a bound: lead back down, go on rising slowly, or stay.",
+)
+@_model_options
+@_sample_options
+@click.option("--seed", type=int, help="Decides which images are held out. Default: 0.")
+@click.option("--batch", type=int, help="Images at once; changes speed only.")
+@click.option("--device", help="auto (default), cpu, cuda, cuda:1.")
+def harden(model: str, data: str, out: Path, quantile: float, per: Any, overflow: Any, **given: Any) -> int:
+    """Write a copy of MODEL with bounded activations, and tell what that costs on clean images."""
+    from auditkit.config import settings_from
+    from auditkit.hardening import harden as write_hardened
+    from auditkit.workbench import Recipe
+
+    settings = settings_from({name: value for name, value in given.items() if value is not None})
+    click.echo(write_hardened(Recipe(model, data, settings), out, quantile, per, overflow).summary())
+    click.echo(_AFTER_HARDENING.format(model=model, data=data, out=out))
     return 0
 
 

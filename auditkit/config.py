@@ -73,6 +73,9 @@ class Settings(BaseModel):
     """How many there are at least; for a network that returns labels, which does not tell."""
 
     labels: Path | None = None
+    masks: Path | None = None
+    ood: Any = None
+    """The second data set, of images unlike the data: a text or path, or what `audit` takes as data."""
     resize: Size | None = None
     colour: Literal["auto", "rgb", "grey"] = "auto"
     label_offset: int = 0
@@ -125,14 +128,14 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in values:
         if name not in known:
             raise UsageError(f"{path}: there is no setting {name!r}{did_you_mean(name, known)}")
-    for name in ("model", "data", "out"):
+    for name in ("model", "data", "ood", "out"):
         if not isinstance(values.get(name, ""), str):
             raise UsageError(f"{path}: {name} = {values[name]!r}: wanted a text")
     options = values.get("options", {})
     if not isinstance(options, dict) or not all(isinstance(of_check, dict) for of_check in options.values()):
         raise UsageError(f'{path}: options = {options!r}: wanted a table a check, such as [options."noise.pgd"]')
     folder = path.parent
-    for name in ("model", "data", "weights", "labels", "out"):
+    for name in ("model", "data", "ood", "weights", "labels", "masks", "out"):
         if isinstance(values.get(name), str):
             values[name] = _from_folder(folder, values[name])
     return values

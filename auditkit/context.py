@@ -37,7 +37,9 @@ class Context:
     progress: Callable[[int], None] = lambda samples: None
     """Told how many samples were finished since it was last told."""
     lesson: Lesson = field(default_factory=dict)
-    """What the check learned from the training images, if its scope is the data set."""
+    """What the check has learned, unless its scope is the sample."""
+    calibration: Shelf | None = None
+    """With the scope `outside`: up to 128 of the audited images, spread evenly, with values computed once for all."""
     finished: Mapping[str, Finished] = field(default_factory=dict)
     """By key: the checks that it said it reads, as far as they ran."""
 

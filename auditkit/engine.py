@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from auditkit.check import Findings, Finished, Lesson
-from auditkit.errors import AuditError, ExecutionError
+from auditkit.errors import AuditError
 from auditkit.models.base import Capability, Model
 from auditkit.models.loaded import digest_files
 from auditkit.plan import Planned
@@ -67,6 +67,8 @@ class Execution:
     planned: dict[str, Planned] = field(default_factory=dict)
     lessons: dict[str, str] = field(default_factory=dict)
     """Digests of what checks learned, by key."""
+    outside: tuple[int, str] | None = None
+    """How many images of the second data set could be read, and their fingerprint; None: no check looked at them."""
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -84,6 +86,9 @@ def missing_capability(planned: Planned, model: Model) -> str | None:
     missing = planned.check.spec.needs - model.capabilities
     if Capability.GRADIENTS in missing:
         return f"it needs gradients, and the model gives none: {model.no_gradients}"
+    if Capability.ACTIVATIONS in missing:
+        reason = model.no_gradients or model.no_activations
+        return f"it needs the activations of a torch network or of the twin of an ONNX graph: {reason}"
     if Capability.SCORES in missing:
         return "it needs scores, and the model gives labels only"
     return f"it needs {', '.join(sorted(need.value for need in missing))}" if missing else None
@@ -168,31 +173,39 @@ def _do_here(
 
 
 def _learn(bench: Workbench, learners: Sequence[Planned], execution: Execution, store: Store) -> None:
-    """Let checks learn, from images that are read only if something is to be learned from them."""
+    """Let checks learn, from images that are read only if there is something to learn from them."""
     for scope in dict.fromkeys(planned.check.spec.scope for planned in learners):
-        shards = [samples.digests() for samples in bench.lessons(scope)]
+        digests = [digest for samples in bench.lessons(scope) for digest in samples.digests()]
+        if scope == "outside":
+            execution.outside = len(digests), fingerprint(digests)
+        due: dict[str, Planned] = {}
         for planned in learners:
             if planned.check.spec.scope != scope:
                 continue
-            if not any(shards):
+            if not digests:
                 execution.failures[planned.key] = _NOTHING_TO_LEARN[scope]
                 continue
-            digests = [digest for shard in shards for digest in shard]
-            digest = unit_digest({"lesson": _unit_key(bench, planned, digests)})
-            if not store.holds(digest):
-                try:
-                    store.put_lesson(digest, _lesson(bench, planned))
-                except AuditError as error:
-                    execution.failures[planned.key] = str(error)
-                    continue
-            execution.lessons[planned.key] = digest
+            parts: dict[str, object] = {"lesson": _unit_key(bench, planned, digests)}
+            if scope == "outside":
+                parts["calibration"] = fingerprint(bench.calibration.samples.digests())
+            execution.lessons[planned.key] = unit_digest(parts)
+            if not store.holds(execution.lessons[planned.key]):
+                due[planned.key] = planned
+        _teach(bench, scope, due, execution, store)
 
 
-def _lesson(bench: Workbench, planned: Planned) -> Lesson:
-    parts = [bench.learn(planned, samples) for samples in bench.lessons(planned.check.spec.scope) if len(samples)]
-    if any(list(part) != list(parts[0]) for part in parts):
-        raise ExecutionError(f"{planned.key} learned arrays of other names from one shard than from another")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
+def _teach(bench: Workbench, scope: str, due: Mapping[str, Planned], execution: Execution, store: Store) -> None:
+    """Show the images of a scope, shard by shard, to the checks that still have to learn; keep what they learn."""
+    lessons: dict[str, Lesson] = {key: {} for key in due}
+    for samples in bench.lessons(scope) if due else ():
+        for key in list(lessons) if len(samples) else ():
+            try:
+                lessons[key] = bench.learn(due[key], samples, lessons[key])
+            except AuditError as error:
+                del lessons[key], execution.lessons[key]
+                execution.failures[key] = str(error)
+    for key, lesson in lessons.items():
+        store.put_lesson(execution.lessons[key], lesson)
 
 
 def _record(read: Read) -> ShardRecord:

@@ -30,7 +30,7 @@ class Origin:
     points: Tensor
     """float32 (N, C, H, W): where a search at a larger budget ended, scaled into this one; else the clean image."""
     masks: Tensor
-    """bool (N, H, W): true on the object; true everywhere if nobody said where it is."""
+    """bool (N, H, W): true on the object; true everywhere in an image of which nobody said where it is."""
     warm: Tensor
     """bool (N,): whether `points` comes from a larger budget."""
     rng: Streams
@@ -38,8 +38,9 @@ class Origin:
 
 
 def object_masks(samples: Samples) -> Tensor:
-    """Return bool (N, H, W): the masks of these samples; true everywhere if they have none."""
+    """Return bool (N, H, W): the masks of these samples; true everywhere in an image that has none, or an empty one."""
     if samples.masks is not None:
-        return samples.masks
+        unknown = ~samples.masks.flatten(1).any(1)
+        return samples.masks | unknown.view(-1, 1, 1)
     n, _, height, width = samples.images.shape
     return torch.ones((n, height, width), dtype=torch.bool, device=samples.images.device)

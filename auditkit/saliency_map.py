@@ -14,9 +14,9 @@ def saliency(model: Differentiable, images: Tensor, classes: Tensor) -> Tensor:
     """Return float32 (N, H, W): how strongly each raw pixel moves the unnormalised score of `classes`.
 
     The gradient of the class score with respect to `images` (N, C, H, W) in [0, 1], absolute, maximum over channels
-    (https://arxiv.org/abs/1312.6034, section 3.1).
+    (https://arxiv.org/abs/1312.6034, section 3.1). Of a network that ends in a softmax it is the score before that.
     """
-    _, gradient = model.gradient(images, _class_score, classes)
+    _, gradient = model.unnormalised.gradient(images, _class_score, classes)
     return gradient.abs().amax(1)
 
 

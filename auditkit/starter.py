@@ -12,6 +12,8 @@ model = "model.onnx"               # .onnx, .pt, .pt2, "package.module:factory" 
 # weights = "model.safetensors"    # for a factory
 data = "images"                    # a folder with a folder a class, an .npz with x and y, or "module:factory"
 # labels = "labels.csv"            # for a flat folder: columns file, label
+# masks = "masks"                  # where the objects are: pictures named like the images, a COCO .json, or an .npz
+# ood = "other_images"             # images unlike these, for profile.ood; they need no labels
 # resize = "224x224"
 
 # How images in [0, 1] become what the network takes; the audit tells you when this looks wrong.

@@ -26,6 +26,10 @@ class Estimate(BaseModel):
     n: int
     method: str
 
+    def __str__(self) -> str:
+        """Return value, interval and number of images on one line."""
+        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g}, n={self.n})"
+
 
 def proportion(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
     """Estimate a share with the exact binomial interval (Clopper and Pearson 1934).

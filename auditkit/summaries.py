@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -57,16 +59,26 @@ def concluded(conclusion: Conclusion) -> tuple[tuple[TableRecord, ...], tuple[Pr
 
 
 def class_table(
-    spec: Spec, columns: Columns, labels: npt.NDArray[np.int64], names: Sequence[str] | None
+    spec: Spec,
+    columns: Columns,
+    labels: npt.NDArray[np.int64],
+    names: Sequence[str] | None,
+    others: Columns = MappingProxyType({}),
 ) -> TableRecord | None:
-    """Return the metrics that the spec wants class by class, the worst class first; None where it wants none."""
+    """Return the metrics that the spec wants class by class, the worst class first; None where it wants none.
+
+    `columns` (N,) and `labels` (N,) are about the samples, and `others` about images that belong to no class of these:
+    each class is compared with all of them.
+    """
     if not spec.by_class:
         return None
+    wanted = {name.partition("@")[0] for name in spec.by_class}
+    spec = replace(spec, metrics=tuple(metric for metric in spec.metrics if metric.name in wanted))
     found: list[tuple[str, int, dict[str, Estimate]]] = []
     titles: dict[str, str] = {}
     for label in np.unique(labels).tolist():
         own = labels == label
-        estimates, of_class = metrics(spec, {name: column[own] for name, column in columns.items()})
+        estimates, of_class = metrics(spec, {name: column[own] for name, column in columns.items()}, others)
         titles |= of_class
         found.append((_class_name(label, names), int(own.sum()), estimates))
     shown = [name for name in spec.by_class if any(name in estimates for _, _, estimates in found)]

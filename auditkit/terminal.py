@@ -14,7 +14,6 @@ from auditkit.progress import Silent
 from auditkit.report.text import ordered, verdict_sentence
 from auditkit.report.worst import worst_sentence
 from auditkit.result import Result, Verdict
-from auditkit.stats import Estimate
 
 __all__ = ["Bar", "Lines", "print_result", "progress_for"]
 
@@ -96,7 +95,7 @@ def print_result(result: Result, console: Console) -> None:
     if result.gates:
         table = Table("requirement", "found", "verdict", box=None, pad_edge=False)
         for gate in ordered(result.gates):
-            found = _interval(gate.estimate) if gate.estimate is not None else "nothing"
+            found = str(gate.estimate) if gate.estimate is not None else "nothing"
             wanted = Text(f"{gate.metric} {gate.bound} {gate.threshold_text}")
             table.add_row(wanted, found, Text(gate.verdict.value, style=_COLOURS.get(gate.verdict, "")))
         console.print(table)
@@ -109,7 +108,7 @@ def print_result(result: Result, console: Console) -> None:
         line = Text(f"{check.key}: ", style="bold")
         if check.status == "done":
             shown = [name for name in check.metrics if "@" not in name][:3]
-            line.append(", ".join(f"{name} {_interval(check.metrics[name])}" for name in shown), style="not bold")
+            line.append(", ".join(f"{name} {check.metrics[name]}" for name in shown), style="not bold")
         else:
             line.append(f"{check.status}: {check.reason}", style="not bold")
         console.print(line)
@@ -118,7 +117,3 @@ def print_result(result: Result, console: Console) -> None:
             console.print(Text(f"! {note.text} -> {note.remedy}", style="yellow"))
     for flag in result.flags:
         console.print(Text(f"! {flag.check} ({flag.id}): {flag.text} -> {flag.remedy}", style="yellow"))
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.3g} ({estimate.low:.3g} to {estimate.high:.3g}, n={estimate.n})"

@@ -19,7 +19,18 @@ from torch import Tensor, nn
 
 from auditkit.artifacts import Shelf
 from auditkit.attack import Attack
-from auditkit.check import Check, Findings, Finished, Learner, Lesson, Panel, Spec
+from auditkit.check import (
+    OUTSIDE,
+    Check,
+    Conclusion,
+    Findings,
+    Finished,
+    Learner,
+    Lesson,
+    Panel,
+    Spec,
+    Summarising,
+)
 from auditkit.context import Context
 from auditkit.errors import AuditError
 from auditkit.findings import check_columns
@@ -33,6 +44,7 @@ from auditkit.plan import PRESETS, Planned, configure
 from auditkit.queries import Queries
 from auditkit.samples import Samples
 from auditkit.streams import Streams
+from auditkit.summaries import merge_tallies
 from auditkit.threat import allowed
 
 __all__ = [
@@ -51,6 +63,9 @@ _BATCH = 32
 _ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 _LOWEST, _HIGHEST = 0.25, 0.75
 _SAMPLES = 11
+_CALIBRATION = 4
+# Sums of floats in another order may differ so much.
+_ROUNDING = 1e-9
 
 
 class LinearModel(nn.Module):
@@ -142,7 +157,7 @@ def run_check(check: Check, model: Model, samples: Samples, **context: Any) -> F
 
     `context` sets fields of the `Context`; the defaults are the check's id as key, seed 0, batch 32, and the model's
     own float32 copy to search with. A check that learns is given its `lesson` (see `run_learn`), one that reads others
-    what they `finished`, by key.
+    what they `finished`, by key, and one with the scope `outside` samples for `calibration`.
 
     Raises:
         ExecutionError: the findings break the contract, or the check itself raised one.
@@ -173,6 +188,8 @@ def _context(check: Check, model: Model, samples: Samples, chosen: Mapping[str, 
         model = replace(model, exact=replace(model.exact, batch=values["batch"]))
     if values["search"] is not None:
         values["search"] = replace(values["search"], batch=values["batch"])
+    if "calibration" in values:
+        values["calibration"] = Shelf(model, values["calibration"])
     return model, Context(shelf=Shelf(model, samples), **values)
 
 
@@ -187,7 +204,8 @@ def assert_contract(
     """Hold a check to the contract on a toy model: declaration, findings, determinism, and changing nothing.
 
     A check that learns does so from the first half of the samples and is judged on the rest; the same holds for
-    what it learns as for what it finds.
+    what it learns as for what it finds. With the scope `outside` that half stands for the second data set, and is
+    shown in two parts, too.
 
     Args:
         check: the class of a check, or one with its options chosen.
@@ -209,7 +227,7 @@ def assert_contract(
     trial = _Trial(planned.check, toy_model(network, samples.images), judged, training, tuple(beside))
     before = digest_state(network), trial.digests(), torch.get_rng_state(), _numpy_state()
     wanted = trial.run("the first run")
-    _hold_findings(planned.check.spec, wanted.findings, judged)
+    _hold_findings(planned.check.spec, wanted.findings, trial)
     after = digest_state(network), trial.digests(), torch.get_rng_state(), _numpy_state()
     for what, old, new in zip(
         ("the model", "the images", "torch's random state", "numpy's"), before, after, strict=True
@@ -223,10 +241,13 @@ def assert_contract(
     order: list[int] = torch.randperm(len(judged), generator=torch.Generator().manual_seed(1)).tolist()[::-1]
     turned = None if training is None else training.take(range(len(training))[::-1])
     shuffled = replace(trial, samples=judged.take(order), training=turned).run("shuffled samples")
-    lesson = wanted.lesson
     if planned.check.spec.scope == "outside":
-        lesson = {name: array[::-1] for name, array in lesson.items()}
-    _hold_same(_Outcome(_permuted(wanted.findings, order), lesson), shuffled, "shuffled samples")
+        # What is learned may list the images of the second data set one by one; what is found must not care.
+        shuffled = replace(shuffled, lesson=wanted.lesson)
+        _hold_same(wanted, replace(trial, parts=2).run("two shards"), "a second data set in two shards")
+    _hold_same(_Outcome(_permuted(wanted.findings, order), wanted.lesson), shuffled, "shuffled samples")
+    if wanted.findings.tallies and not beside:
+        _hold_tallies(trial, wanted)
     trial.run("another seed", seed=1)
     if beside:
         replace(trial, beside=()).run("nothing to read (no check that it reads was run)")
@@ -236,7 +257,8 @@ def assert_contract(
 
 
 def _hold_without_gradients(trial: _Trial) -> None:
-    if Capability.GRADIENTS in trial.check.spec.needs:
+    # Activations are those of the network that gives gradients, too.
+    if trial.check.spec.needs & {Capability.GRADIENTS, Capability.ACTIVATIONS}:
         return
     blind = replace(trial.model, exact=None, no_gradients="this toy gives none")
     beside = tuple(check for check in trial.beside if Capability.GRADIENTS not in check.spec.needs)
@@ -263,6 +285,14 @@ class _Trial:
     training: Samples | None
     """None for a check that does not learn."""
     beside: tuple[Check, ...]
+    parts: int = 1
+    """How many shards a second data set comes in."""
+
+    @property
+    def calibration(self) -> Samples:
+        """The same few samples in whatever order they come."""
+        few = sorted(range(len(self.samples)), key=self.samples.ids.__getitem__)[:_CALIBRATION]
+        return self.samples.take(few)
 
     def digests(self) -> tuple[str, ...]:
         return self.samples.digests() + (self.training.digests() if self.training is not None else ())
@@ -273,11 +303,20 @@ class _Trial:
                 context["finished"] = {other.spec.id: self._finished(other, context) for other in self.beside}
             lesson: Lesson = {}
             if self.training is not None:
-                lesson = run_learn(cast(Learner, self.check), self.model, self.training, **context)
-                _hold_lesson(self.check.spec, lesson)
+                if self.check.spec.scope == "outside":
+                    context["calibration"] = self.calibration
+                for shard in self._shards(self.training):
+                    lesson = run_learn(cast(Learner, self.check), self.model, shard, lesson=lesson, **context)
+                    _hold_lesson(self.check.spec, lesson)
             return _Outcome(run_check(self.check, self.model, self.samples, lesson=lesson, **context), lesson)
         except AuditError as error:
             raise AssertionError(f"{situation}: {error}") from error
+
+    def _shards(self, samples: Samples) -> list[Samples]:
+        # Copies would hide that a check changes its images.
+        if self.parts == 1:
+            return [samples]
+        return [samples.take(rows.tolist()) for rows in np.array_split(np.arange(len(samples)), self.parts)]
 
     def _finished(self, other: Check, context: Mapping[str, Any]) -> Finished:
         findings = run_check(other, self.model, self.samples, **context)
@@ -286,10 +325,27 @@ class _Trial:
 
 def _hold_lesson(spec: Spec, lesson: object) -> None:
     named = isinstance(lesson, Mapping) and all(
-        isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
+        isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "biufU"
         for name, array in lesson.items()
     )
-    _hold(named, f"{spec.id}: learn returns named arrays of numbers, not {lesson!r}")
+    _hold(named, f"{spec.id}: learn returns named arrays of numbers or texts, not {lesson!r}")
+
+
+def _hold_tallies(trial: _Trial, wanted: _Outcome) -> None:
+    """Hold the tallies to what they are for: those of two shards together are those of all samples."""
+    cut = len(trial.samples) // 2
+    shards = (range(cut), range(cut, len(trial.samples)))
+    parts = [replace(trial, samples=trial.samples.take(rows)).run("half of the samples") for rows in shards]
+    try:
+        merged = merge_tallies([part.findings.tallies for part in parts])
+        conclusion = cast(Summarising, trial.check).conclude(merged)
+    except AuditError as error:
+        raise AssertionError(f"two shards: {error}") from error
+    _hold(
+        isinstance(conclusion, Conclusion), f"{trial.check.spec.id}: conclude returns a Conclusion, not {conclusion!r}"
+    )
+    for name, tally in wanted.findings.tallies.items():
+        _hold(_close(tally.array, merged[name]), f"two shards gave another tally {name} than all samples at once")
 
 
 def _declared(check: type[Any] | Check, options: Mapping[str, Any], beside: Sequence[Check]) -> Planned:
@@ -346,13 +402,16 @@ def _hold_spec(name: str, spec: Spec) -> None:
         _hold(bool(flag.text and flag.remedy), f"{spec.id}: flag {flag.id} needs a text and a remedy")
 
 
-def _hold_findings(spec: Spec, findings: Findings, samples: Samples) -> None:
+def _hold_findings(spec: Spec, findings: Findings, trial: _Trial) -> None:
+    samples, shown = trial.samples, set(trial.samples.ids)
+    if spec.scope == "outside" and trial.training is not None:
+        shown |= {OUTSIDE + name for name in trial.training.ids}
     for name in ("forwards", "backwards"):
         passes = getattr(findings, name)
         fits = passes is None or (passes.shape == (len(samples),) and passes.dtype.kind in "iu")
         _hold(fits, f"{spec.id}: {name} are one integer a sample, ({len(samples)},)")
     for exhibit in findings.exhibits:
-        _hold(exhibit.sample in samples.ids, f"{spec.id}: an exhibit of {exhibit.sample!r}, which is no sample")
+        _hold(exhibit.sample in shown, f"{spec.id}: an exhibit of {exhibit.sample!r}, which is no sample")
         _hold(bool(np.isfinite(exhibit.score)), f"{spec.id}: the score of an exhibit is {exhibit.score}")
         for panel in exhibit.panels:
             _hold(_is_picture(panel), f"{spec.id}: panel {panel.title!r} is no {panel.kind}, see Panel")
@@ -388,6 +447,12 @@ def _hold_same(wanted: _Outcome, got: _Outcome, situation: str) -> None:
             continue
         text = f"{situation} gave another {name}: {now.tolist()}; wanted {before.tolist()}"
         _hold(_equal(before, now), text)
+    _hold(list(old.others) == list(new.others), f"{situation} gave other numbers about other images")
+    for name, values in old.others.items():
+        _hold(_equal(np.sort(values), np.sort(new.others[name])), f"{situation} gave another {name}")
+    _hold(list(old.tallies) == list(new.tallies), f"{situation} gave other tallies")
+    for name, tally in old.tallies.items():
+        _hold(_close(tally.array, new.tallies[name].array), f"{situation} gave another tally {name}")
     shown = [(exhibit.sample, exhibit.caption, exhibit.score) for exhibit in old.exhibits]
     shown_now = [(exhibit.sample, exhibit.caption, exhibit.score) for exhibit in new.exhibits]
     _hold(shown == shown_now, f"{situation} gave other exhibits: {shown_now}; wanted {shown}")
@@ -395,6 +460,10 @@ def _hold_same(wanted: _Outcome, got: _Outcome, situation: str) -> None:
 
 def _equal(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> bool:
     return old.dtype == new.dtype and np.array_equal(old, new, equal_nan=old.dtype.kind == "f")
+
+
+def _close(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> bool:
+    return old.shape == new.shape and np.allclose(old, new, rtol=_ROUNDING, atol=0)
 
 
 def _permuted(findings: Findings, order: Sequence[int]) -> Findings:

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from auditkit.artifacts import Shelf
 from auditkit.check import Findings, Finished, Learner, Lesson
@@ -23,14 +23,14 @@ from auditkit.findings import check_columns
 from auditkit.models.base import Differentiable, Model
 from auditkit.models.loaded import Loaded
 from auditkit.models.open import choose_device, load_model
-from auditkit.models.prepare import search_copy
+from auditkit.models.prepare import folded_copy, quick_copy, search_copy
 from auditkit.models.preprocess import Preprocessing, parse_channels, parse_range
 from auditkit.models.torch_files import borrowed
 from auditkit.models.tryout import try_out
 from auditkit.plan import Planned
 from auditkit.preflight import explain_failure
 from auditkit.preflight.labels import check_labels
-from auditkit.samples import Dataset, Read, Samples, open_dataset
+from auditkit.samples import Dataset, Read, Samples, open_dataset, open_images
 from auditkit.split import is_held_out
 from auditkit.store import Unit
 
@@ -66,6 +66,14 @@ class Workbench:
     outside: Dataset | None = None
     """The second data set, of images unlike these."""
     _shelf: Shelf | None = None
+    _calibration: Shelf | None = None
+
+    @property
+    def calibration(self) -> Shelf:
+        """Up to 128 images, spread evenly over the data set, and what was computed from them."""
+        if self._calibration is None:
+            self._calibration = Shelf(self.model, self._calibration_images())
+        return self._calibration
 
     @property
     def shards(self) -> list[tuple[int, int]]:
@@ -88,7 +96,7 @@ class Workbench:
             case "dataset":
                 yield self._training_half()
             case "calibrated":
-                yield self._calibration_images()
+                yield self.calibration.samples
             case "outside" if self.outside is not None:
                 for start, stop in _spans(len(self.outside), self.recipe.settings.shard):
                     yield self.outside.read(start, stop).samples.to(self.model.device)
@@ -135,8 +143,8 @@ class Workbench:
 
         return self._with_memory(attempt)
 
-    def learn(self, planned: Planned, samples: Samples) -> Lesson:
-        """Let a check learn from training images; memory that runs out halves the batch.
+    def learn(self, planned: Planned, samples: Samples, before: Lesson) -> Lesson:
+        """Let a check learn from images, on top of what it learned before; memory that runs out halves the batch.
 
         Raises:
             ExecutionError: the check failed; the message says how.
@@ -145,12 +153,12 @@ class Workbench:
 
         def attempt(batch: int) -> Lesson:
             model, context = self._context(planned, samples, batch, began)
-            lesson = cast(Learner, planned.check).learn(model, samples, context)
+            lesson = cast(Learner, planned.check).learn(model, samples, replace(context, lesson=before))
             if not all(
-                isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
+                isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "biufU"
                 for name, array in lesson.items()
             ):
-                raise ExecutionError(f"{planned.key} learned something else than named arrays of numbers")
+                raise ExecutionError(f"{planned.key} learned something else than named arrays of numbers or texts")
             return lesson
 
         return self._with_memory(attempt)
@@ -173,6 +181,8 @@ class Workbench:
         model = replace(self.model, batch=batch)
         if model.exact is not None:
             model = replace(model, exact=replace(model.exact, batch=batch))
+        if model.quick is not None:
+            model = replace(model, quick=replace(model.quick, batch=batch))
         context = Context(
             key=planned.key,
             seed=self.recipe.settings.seed,
@@ -182,8 +192,15 @@ class Workbench:
             class_names=self.class_names,
             time_limit=self.recipe.settings.time_limit,
             started=began,
+            calibration=self._calibration_for(planned, model),
         )
         return model, context
+
+    def _calibration_for(self, planned: Planned, model: Model) -> Shelf | None:
+        if planned.check.spec.scope != "outside":
+            return None
+        self.calibration.model = model
+        return self.calibration
 
     def _shelf_for(self, samples: Samples, model: Model) -> Shelf:
         if self._shelf is None or self._shelf.samples is not samples:
@@ -239,6 +256,7 @@ def set_up(recipe: Recipe) -> Workbench:
     dataset = open_dataset(
         recipe.data,
         labels_csv=settings.labels,
+        masks=settings.masks,
         resize=settings.resize,
         grey={"auto": None, "rgb": False, "grey": True}[settings.colour],
         skip_bad=settings.skip_bad,
@@ -249,6 +267,7 @@ def set_up(recipe: Recipe) -> Workbench:
     first = dataset.read(0, min(_FIRST_IMAGES, len(dataset))).samples
     if not len(first):
         raise ExecutionError(f"{dataset.source}: none of the first {_FIRST_IMAGES} images can be read")
+    outside = _open_outside(settings, first.images) if settings.ood is not None else None
     names = _shifted_names(dataset.class_names, settings.label_offset)
     known = max(settings.classes or 1, len(names or ()), int(first.labels.max()) + settings.label_offset + 1)
     try:
@@ -258,8 +277,31 @@ def set_up(recipe: Recipe) -> Workbench:
         if remedy is None or f"add {remedy.rpartition(' with ')[2]}" in str(error):
             raise
         raise ExecutionError(f"{error}; {remedy}") from error
-    search = search_copy(model, first.images, settings.precision)
-    return Workbench(recipe, loaded, steps, model, search, dataset, names)
+    folded = folded_copy(model, first.images)
+    model = replace(model, quick=quick_copy(model, folded, first.images))
+    search = search_copy(model, folded, first.images, settings.precision)
+    return Workbench(recipe, loaded, steps, model, search, dataset, names, outside)
+
+
+def _open_outside(settings: Settings, images: Tensor) -> Dataset:
+    """Open the second data set, whose images must have the form of these (N, C, H, W).
+
+    Raises:
+        UsageError: there is no such data set.
+        ExecutionError: none of its images can be read, or they have another form.
+    """
+    wanted = tuple(images.shape[1:])
+    outside = open_images(settings.ood, resize=settings.resize, grey=wanted[0] == 1, skip_bad=settings.skip_bad)
+    read = (outside.read(at, at + 1).samples for at in range(len(outside)))
+    got = next((tuple(samples.images.shape[1:]) for samples in read if len(samples)), wanted)
+    if got != wanted:
+        sizes = ["x".join(map(str, shape)) for shape in (got, wanted)]
+        remedy = "--resize HxW makes them one size" if got[1:] != wanted[1:] else "open them as grey or as RGB alike"
+        raise ExecutionError(
+            f"--ood {outside.source}: its images are {sizes[0]} (channels x height x width), the samples {sizes[1]}; "
+            f"{remedy}"
+        )
+    return outside
 
 
 def _shifted_names(names: tuple[str, ...] | None, offset: int) -> tuple[str, ...] | None:

@@ -55,7 +55,8 @@ def _threads(count: int) -> int:
 
 def _portable(bench: Workbench) -> bytes:
     recipe = bench.recipe
-    if isinstance(recipe.model, nn.Module) or not isinstance(recipe.data, str | Path):
+    named = isinstance(recipe.data, str | Path) and isinstance(recipe.settings.ood, str | Path | None)
+    if isinstance(recipe.model, nn.Module) or not named:
         raise UsageError(
             "worker processes need a model and data given by path or module:factory; with objects in memory use "
             "workers=0"

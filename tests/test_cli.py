@@ -138,6 +138,7 @@ def _write_images(folder: Path) -> None:
     np.savez(folder / "good.npz", x=images, y=labels)
     np.savez(folder / "shifted.npz", x=images, y=labels + 2)
     np.savez(folder / "nothing.npz", a=images)
+    np.savez(folder / "large.npz", x=np.zeros((2, 9, 9, 3), dtype=np.uint8))
     (folder / "damaged.npz").write_bytes((folder / "good.npz").read_bytes()[:-400])
     (folder / "empty").mkdir()
     for name in ("a", "b", "c"):
@@ -242,6 +243,16 @@ DATA = {
     "factory's name absent": ("@net.py:imges", 2, r"did you mean images\?"),
     "size that is none": ("@good.npz --resize big", 2, "a size is a number such as 227"),
     "limit of nothing": ("@good.npz --limit 0", 2, "limit = 0: .*greater than or equal to 1"),
+    "no second data set": ("@good.npz --ood @absent", 2, "absent: there is no such file or folder"),
+    "near miss of a second data set": ("@good.npz --ood @god.npz", 2, r"did you mean good.npz\?"),
+    "second data set without images": ("@good.npz --ood @nothing.npz", 3, "wanted one array called x or images"),
+    "second data set without files": ("@good.npz --ood @empty", 3, "empty: there are no images in it"),
+    "second data set damaged": ("@good.npz --ood @damaged.npz", 3, "damaged.npz: cannot be read as an npz archive"),
+    "second data set of another size": (
+        "@good.npz --ood @large.npz",
+        3,
+        r"--ood .*large.npz: its images are 3x9x9 \(channels x height x width\), the samples 3x8x8; --resize HxW",
+    ),
 }
 
 OPTIONS = {
@@ -321,6 +332,7 @@ TOML = {
     "model as a number": ("model = 3", "model = 3"),
     "data as a number": ("data = 3", "data = 3"),
     "out as a number": ("out = 3", "out = 3"),
+    "second data set as a number": ("ood = 3", "ood = 3: wanted a text"),
 }
 
 
@@ -342,6 +354,7 @@ def test_configuration_is_used_and_its_paths_are_relative_to_it(call, files, tmp
             data = "good.npz"
             checks = ["noise.uniform"]
             weights = "state.pt"
+            ood = "flat"
             resize = 8
             [options."noise.uniform"]
             eps = ["2/255"]
@@ -354,6 +367,7 @@ def test_configuration_is_used_and_its_paths_are_relative_to_it(call, files, tmp
     assert ran.code == 0, ran.err
     (check,) = json.loads(ran.out)["checks"]
     assert check["options"] == {"eps": ["2/255"], "draws": 3}
+    assert json.loads(ran.out)["samples"]["outside"] == f"{files / 'flat'}: 1 image, at which no check looked"
 
 
 def test_pickled_network_that_is_trusted_is_audited(call):

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditkit.check import Curve, Exhibit, Findings, FlagRule, Map, Metric, Panel, Spec
+from auditkit.check import Curve, Exhibit, Findings, FlagRule, Map, Metric, Panel, Spec, Tally
 from auditkit.errors import ExecutionError
-from auditkit.findings import check_columns, curves, flags, join_columns, maps, metrics, top_exhibits
+from auditkit.findings import check_columns, curves, flags, join_columns, join_others, maps, metrics, top_exhibits
+from auditkit.separation import auroc, fpr_at_tpr, roc, tpr_at_fpr
 from auditkit.stats import mean, median, proportion
 
 SPEC = Spec(
@@ -209,6 +210,14 @@ def test_shards_are_joined_in_order_and_must_have_the_same_columns():
 SHOWN = [Exhibit(name, "", score, ()) for name, score in [("b", 1.0), ("a", 1.0), ("c", 2.0), ("d", 0.5)]]
 
 
+def test_an_image_that_every_shard_shows_hangs_once_in_the_gallery():
+    """One of the second data set is no sample of any shard, so all of them show it."""
+    shown = [Exhibit("ood: a", "a cat", 2.0, ()), Exhibit("ood: b", "a dog", 1.0, ())]
+    assert top_exhibits([*shown, *SHOWN, *shown], 3) == [SHOWN[2], shown[0], SHOWN[1]]
+    same_image = Exhibit("ood: a", "a cat from another side", 2.0, ())
+    assert top_exhibits([shown[0], same_image, shown[0]], 9) == [shown[0], same_image]
+
+
 @given(st.permutations(SHOWN), st.integers(0, 5))
 def test_the_gallery_does_not_depend_on_the_order_of_shards(exhibits, count):
     names = [exhibit.sample for exhibit in top_exhibits(exhibits, count)]
@@ -258,3 +267,142 @@ def test_places_outside_the_image_and_nowhere_at_all_are_no_error():
 def test_a_map_whose_columns_are_missing_is_refused():
     with pytest.raises(ExecutionError, match="no column row, which its map 'Where it lies' needs"):
         check_columns(MAPPED, Findings(columns()), 4)
+
+
+GROUPS = replace(
+    SPEC,
+    metrics=(
+        Metric("auroc", "ood_score", "AUROC", "auroc", against="score"),
+        Metric("tpr", "ood_score", "TPR", "tpr", against="score", at=0.2),
+        Metric("fpr", "ood_score", "FPR", "fpr", against="score", at=0.8),
+        Metric("ood_mean", "ood_score", "Mean", "mean", among="ood_seen"),
+        Metric("mean", "score", "Mean", "mean", among="seen"),
+    ),
+    curves=(
+        Curve("auroc", "ROC", "false alarms", column="ood_score", against="score", figure="both", line="one"),
+        Curve("ood_mean", "Beyond", "score", column="ood_score", among="ood_seen"),
+    ),
+    flags=(),
+)
+OWN = {"score": np.array([0.1, np.nan, 0.5, -np.inf, 0.2]), "seen": np.array([True, False, True, False, True])}
+OTHER = {"ood_score": np.array([0.4, 0.6, np.nan]), "ood_seen": np.array([True, True, False])}
+COUNTED = np.array([0.4, 0.6]), np.array([0.1, 0.5, -np.inf, 0.2])
+
+
+class TestTwoGroups:
+    """Samples beside other images: each kind of metric gets the groups in the right order, without NaN."""
+
+    def test_metrics_compare_the_one_group_with_the_other(self):
+        check_columns(GROUPS, Findings(OWN, others=OTHER), 5)
+        estimates, titles = metrics(GROUPS, OWN, OTHER)
+        assert estimates == {
+            "auroc": auroc(*COUNTED),
+            "tpr": tpr_at_fpr(*COUNTED, 0.2),
+            "fpr": fpr_at_tpr(*COUNTED, 0.8),
+            "ood_mean": mean(np.array([0.4, 0.6])),
+            "mean": mean(np.array([0.1, 0.5, 0.2])),
+        }
+        assert (estimates["auroc"].value, estimates["auroc"].n) == (7 / 8, 6)
+        assert titles["tpr"] == "TPR"
+
+    def test_groups_may_both_be_of_the_samples(self):
+        """Scores of images as they are and attacked, say."""
+        spec = replace(GROUPS, metrics=(Metric("m", "after", "t", "auroc", against="before"),), curves=())
+        table = {"after": np.array([3, 4]), "before": np.array([1, 5])}
+        check_columns(spec, Findings(table), 2)
+        assert metrics(spec, table)[0] == {"m": auroc(table["after"], table["before"])}
+
+    @pytest.mark.parametrize("empty", ["score", "ood_score"])
+    def test_a_comparison_with_nobody_is_left_out(self, empty):
+        nothing = np.full(5 if empty == "score" else 3, np.nan)
+        own, other = ({name: nothing if name == empty else c for name, c in t.items()} for t in (OWN, OTHER))
+        own["seen"], other["ood_seen"] = np.zeros(5, bool), np.zeros(3, bool)
+        estimates, titles = metrics(GROUPS, own, other)
+        assert estimates == titles == {}
+        assert curves(GROUPS, estimates, own, other)[0].points == ()
+
+    def test_a_curve_of_two_groups_is_their_roc(self):
+        curve, beyond = curves(GROUPS, {}, OWN, OTHER)
+        assert [(point.x, point.estimate) for point in curve.points] == roc(*COUNTED)
+        assert [point.label for point in curve.points] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
+        assert (curve.figure, curve.line) == ("both", "one")
+        assert [(point.x, point.estimate) for point in beyond.points] == [
+            (0.0, proportion(2, 3)),
+            (0.4, proportion(1, 3)),
+            (0.6, proportion(0, 3)),
+        ]
+
+    @pytest.mark.parametrize(
+        ("own", "other", "words"),
+        [
+            ({"score": None}, {}, "no column score, which its metric auroc needs"),
+            ({}, {"ood_score": None}, "no column ood_score, which its metric auroc needs"),
+            ({}, {"ood_seen": None}, "no column ood_seen, which its metric ood_mean needs"),
+            ({}, {"ood_seen": np.ones(3, bool)}, "NaN or infinity in column ood_score"),
+            ({}, {"ood_score": np.zeros((3, 1))}, r"numbers ood_score about other images that are not \(M,\)"),
+            ({}, {"ood_score": [1.0, 2.0, 3.0]}, r"numbers ood_score about other images that are not \(M,\)"),
+            ({}, {"ood_score": np.array(["a", "b", "c"])}, r"numbers ood_score about other images that are not \(M,\)"),
+            ({"ood_score": np.zeros(5)}, {}, "ood_score about the samples and about other images"),
+        ],
+    )
+    def test_groups_that_break_the_contract_are_refused_in_one_line(self, own, other, words):
+        tables = [
+            {name: column for name, column in {**plain, **changed}.items() if column is not None}
+            for plain, changed in ((OWN, own), (OTHER, other))
+        ]
+        with pytest.raises(ExecutionError, match=words) as caught:
+            check_columns(GROUPS, Findings(tables[0], others=tables[1]), 5)
+        assert "\n" not in str(caught.value)
+
+    def test_a_curve_counts_among_samples_or_among_the_others_and_never_mixes_them(self):
+        mixed = Curve("auroc", "t", "x", column="ood_score", among="seen")
+        with pytest.raises(ExecutionError, match="no column seen, which its curve of auroc needs"):
+            check_columns(replace(GROUPS, curves=(mixed,)), Findings(OWN, others=OTHER), 5)
+        lone = replace(GROUPS, metrics=(), curves=(Curve("auroc", "t", "x", column="after", against="before"),))
+        with pytest.raises(ExecutionError, match="no column before, which its curve of auroc needs"):
+            check_columns(lone, Findings({"after": np.zeros(5)}), 5)
+
+    @pytest.mark.parametrize(
+        ("wrong", "words"),
+        [
+            ({"kind": "auroc"}, "of kind auroc names two groups"),
+            ({"kind": "tpr", "at": 0.1}, "of kind tpr names two groups"),
+            ({"kind": "mean", "against": "b"}, "of kind mean has one group"),
+            ({"kind": "auroc", "against": "b", "among": "c"}, "and no among"),
+            ({"kind": "tpr", "against": "b"}, "`at` goes with the kinds tpr and fpr, and they need it"),
+            ({"kind": "fpr", "against": "b"}, "`at` goes with"),
+            ({"kind": "auroc", "against": "b", "at": 0.1}, "`at` goes with"),
+            ({"at": 0.1}, "`at` goes with"),
+        ],
+    )
+    def test_a_comparison_that_says_too_little_or_too_much_is_refused_where_it_is_written(self, wrong, words):
+        """Else a TPR whose author forgot the false alarms would be shown as an AUROC."""
+        with pytest.raises(ValueError, match=words):
+            Metric("m", "a", "t", **wrong)
+
+    def test_every_shard_says_the_same_of_other_images(self):
+        assert join_others([OTHER, {name: column.copy() for name, column in OTHER.items()}]) is OTHER
+        for changed in ({"ood_score": OTHER["ood_score"][:2]}, {"ood_score": OTHER["ood_score"] + 1}, {}):
+            part = {name: column for name, column in {**OTHER, **changed}.items() if changed or name != "ood_seen"}
+            with pytest.raises(ExecutionError, match="different numbers about other images"):
+                join_others([OTHER, part])
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.array([1.0, np.inf]), None),
+        (np.array([[1, 2]]), None),
+        (np.array([1.0, np.nan]), "NaN in tally counts"),
+        (np.array([True]), "tally counts that is no array of numbers"),
+        (np.array(["a"]), "tally counts that is no array of numbers"),
+        ([1, 2], "tally counts that is no array of numbers"),
+    ],
+)
+def test_a_tally_is_an_array_of_numbers(array, words):
+    findings = Findings(columns(), tallies={"counts": Tally(array)})
+    if words is None:
+        check_columns(SPEC, findings, 4)
+        return
+    with pytest.raises(ExecutionError, match=words):
+        check_columns(SPEC, findings, 4)

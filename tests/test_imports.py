@@ -34,7 +34,7 @@ LAYERS = (
         "summaries",
     ),
     ("drive", "exhibits", "workbench"),
-    ("campaign", "engine"),
+    ("campaign", "engine", "hardening"),
     ("attack_findings",),
     ("attack",),
     ("assemble", "export", "testing", "workers"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from auditkit import store as store_module
-from auditkit.check import Exhibit, Findings, Panel
+from auditkit.check import Exhibit, Findings, Panel, Tally
 from auditkit.errors import ExecutionError
 from auditkit.store import Store, Unit, unit_digest, write_atomically
 
@@ -37,6 +37,12 @@ def unit(**changed):
         ),
         forwards=np.array([3, 1]),
         attacked=np.arange(12, dtype=np.uint16).reshape(1, 3, 2, 2) * 5000,
+        others={"ood/score": np.array([np.inf, np.nan, -1.5]), "ood_sure": np.array([True])},
+        tallies={
+            "counts": Tally(np.arange(6, dtype=np.int64).reshape(2, 3)),
+            "largest/ü": Tally(np.array([0.1 + 0.2, -np.inf]), "largest"),
+            "least": Tally(np.zeros(0, dtype=np.float32), "least"),
+        },
     )
     return Unit(findings, 1.5)
 
@@ -56,6 +62,19 @@ def test_a_unit_comes_back_bit_for_bit(tmp_path):
     assert got.findings.backwards is None
     np.testing.assert_array_equal(got.findings.attacked, wanted.findings.attacked)
     assert got.findings.attacked.dtype == np.uint16
+    for name in ("others", "tallies"):
+        assert list(getattr(got.findings, name)) == list(getattr(wanted.findings, name))
+    for name, values in wanted.findings.others.items():
+        assert got.findings.others[name].dtype == values.dtype
+        np.testing.assert_array_equal(got.findings.others[name], values)
+    for name, tally in wanted.findings.tallies.items():
+        kept = got.findings.tallies[name]
+        assert (kept.combine, kept.array.dtype, kept.array.shape) == (
+            tally.combine,
+            tally.array.dtype,
+            tally.array.shape,
+        )
+        np.testing.assert_array_equal(kept.array, tally.array)
     for new, old in zip(got.findings.exhibits, wanted.findings.exhibits, strict=True):
         assert (new.sample, new.caption, new.score) == (old.sample, old.caption, old.score)
         for panel, original in zip(new.panels, old.panels, strict=True):
@@ -121,6 +140,7 @@ LESSON = {
     "dominant": np.array(3),
     "file": np.array([True, False]),
     "ü": np.array([np.nan, np.inf]),
+    "names": np.array(["a/ü.png", ""]),
 }
 
 

@@ -10,7 +10,18 @@ import pytest
 import torch
 from scripted_attacks import Scripted, closing_in, scripted, some_way, spec
 
-from auditkit import CLEAN_LOGITS, Capability, Findings, FlagRule, Metric, Spec
+from auditkit import (
+    CLEAN_LOGITS,
+    OUTSIDE,
+    Capability,
+    Conclusion,
+    Exhibit,
+    Findings,
+    FlagRule,
+    Metric,
+    Spec,
+    Tally,
+)
 from auditkit.testing import LinearModel, assert_contract, run_check, run_learn, toy_model, toy_samples
 from auditkit_plugins.fgsm import FGSM
 from auditkit_plugins.pgd import PGD
@@ -217,10 +228,10 @@ class TestLearners:
         ("lesson", "words"),
         [
             (None, "scope dataset and no method learn"),
-            (lambda self, model, samples, ctx: None, "named arrays of numbers, not None"),
+            (lambda self, model, samples, ctx: None, "named arrays of numbers or texts, not None"),
             (lambda self, model, samples, ctx: {"mean": 0.5}, "named arrays of numbers"),
             (lambda self, model, samples, ctx: {1: np.zeros(1)}, "named arrays of numbers"),
-            (lambda self, model, samples, ctx: {"mean": np.array(["a"])}, "named arrays of numbers"),
+            (lambda self, model, samples, ctx: {"mean": np.array([b"a"])}, "named arrays of numbers"),
             (
                 lambda self, model, samples, ctx: {"mean": samples.images[0].mean().numpy()},
                 "shuffled samples taught another mean",
@@ -245,6 +256,161 @@ class TestLearners:
         first = learner(honest, lambda samples, ctx: np.arange(len(samples)) < 2)
         with pytest.raises(AssertionError, match="shuffled samples gave another one"):
             assert_contract(first)
+
+
+def joined(self, model, samples, ctx):
+    """The brightness of each image of the second data set, and which is the brightest."""
+    new = {"bright": samples.images.double().mean((1, 2, 3)).numpy(), "ids": np.array(samples.ids)}
+    both = {name: np.concatenate([ctx.lesson[name], new[name]]) if ctx.lesson else new[name] for name in new}
+    return both
+
+
+def beside(samples, ctx):
+    """Honest findings on samples, beside those of the second data set."""
+    brightest = int(ctx.lesson["bright"].argmax())
+    shown = Exhibit(f"{OUTSIDE}{ctx.lesson['ids'][brightest]}", "the brightest", 0.0, ())
+    reference = ctx.calibration.samples.images.double().mean().item()
+    return Findings(
+        {"one": np.ones(len(samples), bool), "brightness": samples.images.double().mean((1, 2, 3)).numpy() - reference},
+        (shown,),
+        others={"ood_brightness": ctx.lesson["bright"] - reference},
+    )
+
+
+def outsider(learn=joined, body=beside):
+    """Return a class of checks that compare samples with a second data set."""
+    spec = Spec("made.outside", "t", "w", ONES, scope="outside")
+    run = {"run": lambda self, model, samples, ctx: body(samples, ctx)}
+    made = type("Outsider", (), {"spec": spec, **run, "learn": learn})
+    made.__annotations__ = {"spec": ClassVar[Spec]}
+    return dataclass(frozen=True)(made)
+
+
+def only_the_last_shard(self, model, samples, ctx):
+    return joined(self, model, samples, replace(ctx, lesson={}))
+
+
+def shards_counted(self, model, samples, ctx):
+    return {**joined(self, model, samples, ctx), "shards": np.array(int(ctx.lesson.get("shards", 0)) + 1)}
+
+
+class TestChecksOfASecondDataSet:
+    def test_an_honest_one_keeps_it(self):
+        assert_contract(outsider())
+        assert_contract(outsider()(), samples=toy_samples(9))
+
+    @pytest.mark.parametrize(
+        ("learn", "words"),
+        [
+            (only_the_last_shard, "a second data set in two shards taught another"),
+            (shards_counted, "a second data set in two shards taught another shards"),
+            (lambda self, model, samples, ctx: {"bright": [0.5]}, "named arrays of numbers or texts"),
+        ],
+    )
+    def test_what_it_learns_may_not_depend_on_the_shards(self, learn, words):
+        with pytest.raises(AssertionError, match=words):
+            assert_contract(outsider(learn))
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            (
+                lambda samples, ctx: replace(
+                    beside(samples, ctx), others={"ood": ctx.lesson["bright"] - ctx.lesson["bright"][0]}
+                ),
+                "shuffled samples gave another ood",
+            ),
+            (
+                lambda samples, ctx: replace(
+                    beside(samples, ctx), exhibits=(Exhibit(f"{OUTSIDE}{ctx.lesson['ids'][0]}", "the first", 0.0, ()),)
+                ),
+                "shuffled samples gave other exhibits",
+            ),
+            (
+                lambda samples, ctx: replace(beside(samples, ctx), others={"ood": np.full(3, float(ctx.batch))}),
+                "a batch of 1 gave another ood",
+            ),
+            (
+                lambda samples, ctx: replace(beside(samples, ctx), others={f"ood{ctx.batch}": np.zeros(3)}),
+                "a batch of 1 gave other numbers about other images",
+            ),
+            (
+                lambda samples, ctx: replace(beside(samples, ctx), exhibits=(Exhibit("ood: nobody", "", 0.0, ()),)),
+                "an exhibit of 'ood: nobody', which is no sample",
+            ),
+        ],
+    )
+    def test_a_breach_in_judging_is_named(self, body, words):
+        with pytest.raises(AssertionError, match=words):
+            assert_contract(outsider(body=body))
+
+    def test_other_checks_may_not_show_images_that_are_no_samples(self):
+        def body(samples, ctx):
+            return Findings({"one": np.ones(len(samples), bool)}, (Exhibit("ood: toy0-0", "", 0.0, ()),))
+
+        @dataclass(frozen=True)
+        class Plain:
+            spec: ClassVar[Spec] = Spec("made.plain", "t", "w", ONES)
+
+            def run(self, model, samples, ctx):
+                return body(samples, ctx)
+
+        with pytest.raises(AssertionError, match="an exhibit of 'ood: toy0-0', which is no sample"):
+            assert_contract(Plain)
+
+
+def counting(tallies, conclude=lambda self, tallies: Conclusion()):
+    """Return a class of checks with these tallies(samples, ctx)."""
+
+    def run(self, model, samples, ctx):
+        return Findings({"one": np.ones(len(samples), bool)}, tallies=tallies(samples, ctx))
+
+    made = type("Counting", (), {"spec": Spec("made.tally", "t", "w", ONES), "run": run, "conclude": conclude})
+    made.__annotations__ = {"spec": ClassVar[Spec]}
+    return dataclass(frozen=True)(made)
+
+
+def brightness(samples):
+    return samples.images.double().mean((2, 3)).numpy()
+
+
+class TestTallies:
+    def test_an_honest_one_keeps_it(self):
+        def honest_tallies(samples, ctx):
+            values = brightness(samples)
+            return {
+                "sum": Tally(values.sum(0)),
+                "largest": Tally(values.max(0), "largest"),
+                "least": Tally(values.min(0), "least"),
+            }
+
+        assert_contract(counting(honest_tallies))
+
+    @pytest.mark.parametrize(
+        ("tallies", "words"),
+        [
+            (lambda samples, ctx: {"mean": Tally(brightness(samples).mean(0))}, "two shards gave another tally mean"),
+            (
+                lambda samples, ctx: {"most": Tally(brightness(samples).max(0))},
+                "two shards gave another tally most",
+            ),
+            (
+                lambda samples, ctx: {"first": Tally(brightness(samples)[0])},
+                "shuffled samples gave another tally",
+            ),
+            (lambda samples, ctx: {"all": Tally(np.zeros(len(samples)))}, "two shards: .*cannot be combined"),
+            (lambda samples, ctx: {"batch": Tally(np.array([ctx.batch]))}, "a batch of 1 gave another tally batch"),
+            (lambda samples, ctx: {f"{ctx.batch}": Tally(np.zeros(1))}, "a batch of 1 gave other tallies"),
+            (lambda samples, ctx: {"nan": Tally(np.array([np.nan]))}, "NaN in tally nan"),
+        ],
+    )
+    def test_a_breach_is_named(self, tallies, words):
+        with pytest.raises(AssertionError, match=words):
+            assert_contract(counting(tallies))
+
+    def test_something_else_than_a_conclusion_is_named(self):
+        with pytest.raises(AssertionError, match="conclude returns a Conclusion, not"):
+            assert_contract(counting(lambda samples, ctx: {"n": Tally(np.array([len(samples)]))}, lambda *_: "done"))
 
 
 def reader(body, *patterns, needs=frozenset()):

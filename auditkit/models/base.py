@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from auditkit.errors import ExecutionError
 from auditkit.models.labels import are_labels, scores_from_labels
 from auditkit.models.preprocess import Preprocessed
+
+if TYPE_CHECKING:
+    from auditkit.models.taps import ActivationSite
 
 __all__ = ["Batching", "Capability", "Differentiable", "Model", "ModelInfo"]
 
@@ -23,6 +26,8 @@ class Capability(Enum):
     GRADIENTS = "gradients"
     SCORES = "scores"
     """A score a class; without it `Model.logits` is 1 for the class that the model names and 0 for the others."""
+    ACTIVATIONS = "activations"
+    """What its activation functions return, at each of `Model.sites`."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +85,33 @@ class Differentiable:
     memory_format: torch.memory_format = torch.contiguous_format
     batching: Batching = field(default_factory=Batching)
     batch: int = 128
+    before_softmax: Preprocessed | None = None
+    """The same network without the softmax that it ends in; None where it ends in none, or none is known."""
+
+    @property
+    def unnormalised(self) -> Differentiable:
+        """The same model before its softmax, for explanations: a probability also depends on all other classes."""
+        if self.before_softmax is None:
+            return self
+        return replace(self, network=self.before_softmax, before_softmax=None)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return float32 (N, K) for images (N, C, H, W) in [0, 1]."""
         with torch.no_grad():
-            parts = [
-                self._forward(_fill(part, self.batching.padded(len(part))))[: len(part)]
-                for part in _parts(images, self.batching.chunk(self.batch))
-            ]
+            return self.in_batches(self.forward, images)
+
+    def in_batches(self, compute: Callable[..., Tensor], images: Tensor, *aligned: Tensor) -> Tensor:
+        """Return what `compute(images, *aligned)` returns, a row an image, in batches that keep rows independent.
+
+        It is called with some of the images and some more that only fill the batch; the tensors `aligned` have one row
+        an image, too.
+        """
+        size = self.batching.chunk(self.batch)
+        parts = []
+        for at in range(0, len(images), size):
+            given = [tensor[at : at + size] for tensor in (images, *aligned)]
+            rows = len(given[0])
+            parts.append(compute(*(_fill(tensor, self.batching.padded(rows)) for tensor in given))[:rows])
         return torch.cat(parts)
 
     def gradient(self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,13 +130,14 @@ class Differentiable:
         rows, computed = len(images), self.batching.padded(len(images))
         with torch.enable_grad():
             leaf = _fill(images.detach(), computed).requires_grad_(True)
-            logits = self._forward(leaf)
+            logits = self.forward(leaf)
             losses = loss(logits, *(_fill(tensor, computed) for tensor in aligned))
             # The rows that only fill the batch get no weight, and a sum (not a mean) keeps rows independent.
             (gradient,) = torch.autograd.grad(losses[:rows].sum(), leaf)
         return logits.detach()[:rows], gradient[:rows]
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 (N, K) for exactly these rows, with gradients where they are enabled; see `in_batches`."""
         logits: Tensor = self.network(images.to(dtype=self.dtype, memory_format=self.memory_format))
         return logits.float()
 
@@ -133,12 +158,22 @@ class Model:
     batch: int = 128
     label_classes: int | None = None
     """Of how many classes a model that gives labels only chooses; None: it gives scores."""
+    quick: Differentiable | None = None
+    """A copy whose scores are those of the deployed model but for rounding, and come sooner; None: there is none."""
+    sites: tuple[ActivationSite, ...] = ()
+    """Where `exact` computes activations, in order of execution."""
+    no_activations: str | None = None
+    """Why there are no `sites`, where there is an `exact`."""
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What the model was seen to be able to do."""
-        gradients = {Capability.GRADIENTS} if self.exact is not None else set()
-        return frozenset(gradients | ({Capability.SCORES} if self.label_classes is None else set()))
+        had = {
+            Capability.GRADIENTS: self.exact is not None,
+            Capability.SCORES: self.label_classes is None,
+            Capability.ACTIVATIONS: self.exact is not None and bool(self.sites),
+        }
+        return frozenset(capability for capability, is_had in had.items() if is_had)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the verdict's scores, float32 (N, K), for images (N, C, H, W) in [0, 1].
@@ -152,6 +187,18 @@ class Model:
         if not len(images):
             return torch.empty(0, self.info.classes, device=self.device)
         return self.scores(self.answers(images))
+
+    def quick_logits(self, images: Tensor) -> Tensor:
+        """Return the scores of `logits` but for rounding, from whatever gives them soonest in float32.
+
+        For sweeps of many passes only: a verdict never comes from them.
+
+        Raises:
+            ExecutionError: as `logits`.
+        """
+        if self.quick is None or not len(images):
+            return self.logits(images)
+        return self.scores(self.quick.logits(images))
 
     def scores(self, answers: Tensor) -> Tensor:
         """Return float32 (N, K), what `answers` (N, ...) mean; see `logits`."""

@@ -1,4 +1,4 @@
-"""The search copy: the same network, made cheap to differentiate; verdicts never come from it."""
+"""Copies of the network that are cheaper to ask: for sweeps and for searches; verdicts never come from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from auditkit.models.base import Batching, Differentiable, Model
 from auditkit.models.batching import find_batching
 from auditkit.models.preprocess import copied
 
-__all__ = ["Precision", "search_copy"]
+__all__ = ["Precision", "folded_copy", "quick_copy", "search_copy"]
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -27,18 +27,52 @@ _ROUNDS = 3
 _WORTHWHILE = 1.3
 _LABEL_AGREEMENT = 0.9
 _COSINE = 0.8
+# Scores in another order of summation differ by so much of the largest score.
+_ROUNDING = 1e-5
+_TORCH = "torch"
 
 
-def search_copy(model: Model, images: Tensor, precision: Precision = "auto") -> Differentiable | None:
-    """Return the copy to search with, chosen by a short trial on `images` (N, C, H, W); None without gradients.
+def folded_copy(model: Model, images: Tensor) -> Differentiable | None:
+    """Return the float32 copy that the others are made from, tried on `images` (N, C, H, W); None without gradients.
 
     Batch norm is folded into the convolutions and channels come last wherever the copy still agrees with the model.
-    Half precision is taken where it is clearly faster on this machine and its labels and gradients agree.
     """
     if model.exact is None:
         return None
+    # Searches and sweeps ask for what the network returns; what it returns before its softmax would not be as fast.
+    return _folded(replace(model.exact, before_softmax=None), images[:_TRIAL_ROWS].to(model.device))
+
+
+def quick_copy(model: Model, folded: Differentiable | None, images: Tensor) -> Differentiable | None:
+    """Return the copy that gives a torch model's scores soonest, None where it is no better than what is deployed.
+
+    Its scores of `images` (N, C, H, W) differ from the deployed ones by rounding alone, and its labels do not.
+    """
+    if folded is None or model.info.provider != _TORCH:
+        return None
     images = images[:_TRIAL_ROWS].to(model.device)
-    best = _folded(model.exact, images)
+    deployed, scores = model.logits(images), folded.logits(images)
+    rounding = _ROUNDING * deployed.abs().amax()
+    if not torch.equal(deployed.argmax(1), scores.argmax(1)) or not bool((deployed - scores).abs().amax() <= rounding):
+        return None
+    if model.batching.fixed is not None:
+        return replace(folded, batching=model.batching)
+    compute = replace(folded, batching=Batching(minimum=1))
+    return replace(folded, batching=find_batching(compute.logits, images, folded.batch))
+
+
+def search_copy(
+    model: Model, folded: Differentiable | None, images: Tensor, precision: Precision = "auto"
+) -> Differentiable | None:
+    """Return the copy to search with, chosen by a short trial on `images` (N, C, H, W); None without gradients.
+
+    Half precision is taken where it is clearly faster on this machine and its labels and gradients agree; else it is
+    the folded copy.
+    """
+    if model.exact is None or folded is None:
+        return None
+    images = images[:_TRIAL_ROWS].to(model.device)
+    best = folded
     for dtype in _half_precisions(precision, model.device):
         half = _in_half(best, dtype)
         if half is None or not _agrees(model.exact, half, images[:_FIRST_ROWS]):

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from auditkit.errors import AuditError, ExecutionError
 from auditkit.models.base import Batching, Differentiable, Model, ModelInfo
 from auditkit.models.batching import find_batching
+from auditkit.models.before_softmax import without_softmax
 from auditkit.models.labels import are_labels, count_classes
 from auditkit.models.loaded import Loaded
 from auditkit.models.preprocess import Preprocessed, Preprocessing, copied
+from auditkit.models.taps import ActivationSite, find_sites, tap_activations
 
 __all__ = ["try_out"]
 
@@ -122,15 +124,28 @@ def _with_gradients(model: Model, loaded: Loaded, steps: Preprocessing, images: 
         prepared = Preprocessed(network, steps)
     prepared = _frozen_copy(prepared).to(model.device)
     exact = Differentiable(prepared, "float32", batching=model.batching, batch=model.batch)
-    reason = _gradient_fault(exact, images[:8]) or _disagreement(loaded, prepared, model, images)
+    reason = _gradient_fault(exact, images[:8]) or _disagreement(loaded, steps, prepared, model, images)
     if reason is not None:
         return replace(model, no_gradients=reason)
     exact = replace(exact, batching=_gradient_batching(exact, images))
+    exact = replace(exact, before_softmax=without_softmax(exact, images[:8]))
     source = "the model itself"
     if loaded.is_twin:
         source = "a torch twin of the ONNX graph, seen to agree with onnxruntime on the samples"
         source += " (straight-through gradients)" if loaded.quantised else ""
-    return replace(model, exact=exact, no_gradients=None, gradient_source=source)
+    sites, no_sites = _sites(exact, images)
+    return replace(model, exact=exact, no_gradients=None, gradient_source=source, sites=sites, no_activations=no_sites)
+
+
+def _sites(exact: Differentiable, images: Tensor) -> tuple[tuple[ActivationSite, ...], str | None]:
+    """Return the sites at which activations were tapped, or why there are none."""
+    try:
+        sites = find_sites(exact, images)
+        tap_activations(exact, sites, images[:1], lambda site, activations, rows: None)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return (), (lines or [type(error).__name__])[0][:200]
+    return sites, None if sites else "it calls no activation function"
 
 
 def _frozen_copy(network: Preprocessed) -> Preprocessed:
@@ -162,12 +177,16 @@ def _gradient_batching(exact: Differentiable, images: Tensor) -> Batching:
     return find_batching(lambda rows: free.gradient(rows, _top_score)[1], images, exact.batch)
 
 
-def _disagreement(loaded: Loaded, twin: nn.Module, model: Model, images: Tensor) -> str | None:
+def _disagreement(loaded: Loaded, steps: Preprocessing, twin: nn.Module, model: Model, images: Tensor) -> str | None:
     """Return why the differentiable network may not speak for the deployed one, None where it may."""
     if not loaded.is_twin:
         return None
     from auditkit.models.twin import TwinError, compare
 
+    if steps.outputs == "probabilities":
+        # Of a probability of zero the deployed model has a least logarithm, the twin none.
+        least = float(steps.logits(torch.zeros(1, 1)))
+        twin = nn.Sequential(twin, nn.Hardtanh(least, 0.0))
     try:
         agreement = compare(twin, model.logits, images)
     except TwinError as error:

@@ -2,5 +2,6 @@
 
 from auditkit.samples.base import Dataset, Read, Samples, Skipped, fingerprint
 from auditkit.samples.open import open_dataset
+from auditkit.samples.unlabelled import open_images
 
-__all__ = ["Dataset", "Read", "Samples", "Skipped", "fingerprint", "open_dataset"]
+__all__ = ["Dataset", "Read", "Samples", "Skipped", "fingerprint", "open_dataset", "open_images"]

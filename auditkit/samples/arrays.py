@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from auditkit.errors import ExecutionError
+from auditkit.samples.archive import load_arrays, texts
 from auditkit.samples.memory import open_arrays
 from auditkit.samples.stream import Streamed, View
 
@@ -19,6 +18,7 @@ __all__ = ["open_npz"]
 _IMAGES = ("x", "images")
 _LABELS = ("y", "labels")
 _NAMES = ("names", "class_names")
+_USED = (*_IMAGES, *_LABELS, *_NAMES, "ids", "masks")
 
 
 def open_npz(path: Path, view: View, limit: int | None = None, class_names: Sequence[str] | None = None) -> Streamed:
@@ -33,13 +33,13 @@ def open_npz(path: Path, view: View, limit: int | None = None, class_names: Sequ
         ExecutionError: Unreadable archive, missing, doubled or pickled arrays, or arrays not as stated.
     """
     source = str(path)
-    found, stored = _load(path)
+    found, stored = load_arrays(path, _USED)
     images, labels, names = (_one_of(found, accepted, source) for accepted in (_IMAGES, _LABELS, _NAMES))
     if images is None or labels is None:
         wanted = " or ".join(_IMAGES if images is None else _LABELS)
         raise ExecutionError(f"{source}: wanted an array called {wanted}, its arrays are: {stored or 'none'}")
     if class_names is None and names is not None:
-        class_names = _texts(names, source)
+        class_names = texts(names, source)
     ids = found.get("ids")
     return open_arrays(
         images,
@@ -47,31 +47,10 @@ def open_npz(path: Path, view: View, limit: int | None = None, class_names: Sequ
         view,
         limit=limit,
         class_names=class_names,
-        ids=None if ids is None else _texts(ids, source),
+        ids=None if ids is None else texts(ids, source),
         masks=found.get("masks"),
         source=source,
     )
-
-
-def _load(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
-    used = (*_IMAGES, *_LABELS, *_NAMES, "ids", "masks")
-    try:
-        # Given a path, numpy leaves the file open when the archive turns out to be damaged.
-        with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, NpzFile):
-                raise ExecutionError(f"{path}: holds a single array, wanted an archive with arrays x and y")
-            return {key: archive[key] for key in used if key in archive.files}, ", ".join(archive.files)
-    except ExecutionError:
-        raise
-    # A damaged archive surfaces as an error of zipfile, zlib, lzma, struct or numpy.
-    except Exception as error:
-        raise ExecutionError(f"{path}: cannot be read as an npz archive: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "it holds pickled Python objects, which are not loaded" if "allow_pickle" in text else text
 
 
 def _one_of(found: dict[str, NDArray[Any]], accepted: tuple[str, ...], source: str) -> NDArray[Any] | None:
@@ -79,11 +58,3 @@ def _one_of(found: dict[str, NDArray[Any]], accepted: tuple[str, ...], source: s
     if len(present) > 1:
         raise ExecutionError(f"{source}: holds both {' and '.join(present)}, wanted one of them")
     return found[present[0]] if present else None
-
-
-def _texts(array: NDArray[Any], source: str) -> tuple[str, ...]:
-    if array.ndim != 1:
-        raise ExecutionError(f"{source}: names and ids must be one-dimensional, got shape {array.shape}")
-    return tuple(
-        text.decode(errors="backslashreplace") if isinstance(text, bytes) else str(text) for text in array.tolist()
-    )

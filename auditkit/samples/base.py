@@ -23,7 +23,8 @@ class Samples:
         images: float32 (N, C, H, W), C = 3 (RGB) or 1 (grey), every value in [0, 1].
         labels: int64 (N,), class indices from 0.
         ids: N unique, stable names.
-        masks: bool (N, H, W), true on the object; None where the data set has no masks.
+        masks: bool (N, H, W), true on the object, false everywhere in an image of which nobody said where it is;
+            None where the data set has no masks.
 
     Raises:
         ExecutionError: A shape, dtype, length, value, label or id is not as stated.

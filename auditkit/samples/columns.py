@@ -25,14 +25,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def check_ids(ids: Sequence[str], count: int, source: str) -> None:
-    """Make sure that there is one id a row, and no id twice.
+def check_ids(ids: Sequence[str], count: int, source: str, of: str = "images") -> None:
+    """Make sure that there is one id a row, and no id twice; `of` says what the rows are.
 
     Raises:
         ExecutionError: There is not.
     """
     if len(ids) != count:
-        raise ExecutionError(f"{source}: {len(ids)} ids for {count} images")
+        raise ExecutionError(f"{source}: {len(ids)} ids for {count} {of}")
     seen: dict[str, int] = {}
     for row, name in enumerate(ids):
         if name in seen:

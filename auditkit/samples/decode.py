@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from auditkit.samples.pixels import BadImage, Pixels, as_pixels
+from auditkit.samples.pixels import BadImage, Mask, Pixels, as_pixels
 
-__all__ = ["MAX_PIXELS", "decode_file", "decode_image"]
+__all__ = ["MAX_PIXELS", "decode_file", "decode_image", "decode_mask"]
 
 MAX_PIXELS = 64_000_000
 
 # Named one by one: Pillow can also open formats that run other programs (EPS) or touch the network.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_HALF = 128
 _TOO_LARGE = f"has more than {MAX_PIXELS // 1_000_000} megapixels, the most that is decoded"
 
 
@@ -29,13 +30,24 @@ def decode_file(path: Path) -> Pixels:
     Raises:
         BadImage: Missing, unreadable, empty, truncated, corrupt, of no known format, or too large.
     """
-    with _reasons():
-        if not path.is_file():
-            raise BadImage("is missing or not a regular file")
-        if path.stat().st_size == 0:
-            raise BadImage("is empty (0 bytes)")
-        with Image.open(path, formats=_FORMATS) as image:
-            return decode_image(image)
+    with _opened(path) as image:
+        return decode_image(image)
+
+
+def decode_mask(path: Path) -> Mask:
+    """Decode the picture of a mask, upright as its EXIF data say: bool (H, W), true where it is not zero.
+
+    In a palette, the number of the colour counts. A JPEG leaves faint traces beside what it shows: there, half of the
+    full brightness is where the object begins.
+
+    Raises:
+        BadImage: As `decode_file`.
+    """
+    with _opened(path) as image:
+        _check_area(image)
+        values = np.asarray(ImageOps.exif_transpose(image)) if image.mode == "P" else decode_image(image).max(axis=2)
+        mask: Mask = values >= _HALF if image.format == "JPEG" else values > 0
+        return mask
 
 
 def decode_image(image: Image.Image) -> Pixels:
@@ -48,8 +60,7 @@ def decode_image(image: Image.Image) -> Pixels:
         BadImage: Corrupt, too large, or with values of no known range.
     """
     with _reasons():
-        if image.width * image.height > MAX_PIXELS:
-            raise BadImage(_TOO_LARGE)
+        _check_area(image)
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "F":
             return as_pixels(np.asarray(upright)[:, :, None])
@@ -62,6 +73,22 @@ def decode_image(image: Image.Image) -> Pixels:
         if upright.mode in {"P", "PA", "RGBa"}:
             upright = upright.convert("RGBA")
         return as_pixels(np.asarray(upright.convert("RGB")))
+
+
+def _check_area(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage(_TOO_LARGE)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    with _reasons():
+        if not path.is_file():
+            raise BadImage("is missing or not a regular file")
+        if path.stat().st_size == 0:
+            raise BadImage("is empty (0 bytes)")
+        with Image.open(path, formats=_FORMATS) as image:
+            yield image
 
 
 def _from_16_bit(image: Image.Image) -> Pixels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
@@ -19,7 +20,10 @@ from auditkit.samples.decode import decode_image
 from auditkit.samples.pixels import BadImage, Pixels, as_pixels, to_numpy
 from auditkit.samples.stream import Row, Streamed, View
 
-__all__ = ["MapDataset", "call_factory", "is_map_dataset", "open_map_dataset"]
+__all__ = ["MapDataset", "call_factory", "is_factory_spec", "is_map_dataset", "open_map_dataset"]
+
+# A module or a Python file, and a name in it; neither a drive letter nor a web address.
+_SPEC = re.compile(r"(?:[^\W\d]\w*(?:\.\w+)*|.+\.py):[^\W\d]\w*(?:\.\w+)*")
 
 
 class MapDataset(Protocol):
@@ -37,6 +41,11 @@ def is_map_dataset(value: object) -> TypeGuard[MapDataset]:
     if isinstance(value, type | Mapping | str | bytes | tuple | np.ndarray | Tensor):
         return False
     return hasattr(value, "__len__") and hasattr(value, "__getitem__")
+
+
+def is_factory_spec(text: str) -> bool:
+    """Tell whether a text reads `module:factory` or `path.py:factory`."""
+    return _SPEC.fullmatch(text) is not None
 
 
 def call_factory(spec: str) -> object:

@@ -15,7 +15,7 @@ from auditkit.samples.columns import check_ids, label_problem, printable
 from auditkit.samples.pixels import as_pixels, to_numpy
 from auditkit.samples.stream import Row, Streamed, View
 
-__all__ = ["open_arrays"]
+__all__ = ["checked_masks", "open_arrays"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def open_arrays(
         pixels,
         _checked_labels(labels, len(pixels), names, source),
         None if ids is None else tuple(printable(name) for name in ids),
-        None if masks is None else _checked_masks(_array(masks, "masks", source), pixels.shape[:3], source),
+        None if masks is None else checked_masks(_array(masks, "masks", source), pixels.shape[:3], source),
         source,
         names,
     )
@@ -122,9 +122,16 @@ def _checked_labels(
     return array.astype(np.int64)
 
 
-def _checked_masks(masks: NDArray[Any], wanted: tuple[int, ...], source: str) -> NDArray[np.bool_]:
-    if masks.shape != wanted:
+def checked_masks(masks: NDArray[Any], wanted: tuple[int, ...] | None, source: str) -> NDArray[np.bool_]:
+    """Return masks (N, H, W) as bool; `wanted` is their shape, if it is known.
+
+    Raises:
+        ExecutionError: They have another shape, or are neither bool nor integers 0 and 1.
+    """
+    if wanted is not None and masks.shape != wanted:
         raise ExecutionError(f"{source}: masks have shape {masks.shape}, wanted {wanted} like the images")
+    if masks.ndim != 3:
+        raise ExecutionError(f"{source}: masks have shape {masks.shape}, wanted (N, H, W)")
     if masks.dtype == np.bool_:
         return masks
     if not np.issubdtype(masks.dtype, np.integer) or (masks.size and not ((masks == 0) | (masks == 1)).all()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,28 +10,28 @@ from auditkit.errors import ExecutionError, UsageError, did_you_mean
 from auditkit.samples.arrays import open_npz
 from auditkit.samples.base import Dataset
 from auditkit.samples.columns import printable
-from auditkit.samples.factory import call_factory, is_map_dataset, open_map_dataset
+from auditkit.samples.factory import call_factory, is_factory_spec, is_map_dataset, open_map_dataset
 from auditkit.samples.files import is_image_name
 from auditkit.samples.folder import open_folder, visible
+from auditkit.samples.masks import open_masks
 from auditkit.samples.memory import open_arrays
-from auditkit.samples.stream import View
+from auditkit.samples.stream import Streamed, View
 from auditkit.samples.table import open_table
 
 __all__ = ["open_dataset"]
 
 _ACCEPTED = (
     "a folder with a sub-folder for each class, a folder with labels.csv, an .npz file, module:factory, "
-    "file.py:factory, (images, labels), or a torch map data set"
+    "file.py:factory, (images, labels), (images, labels, masks), or a torch map data set"
 )
 _TABLE = "labels.csv"
-# A module or a Python file, and a name in it; neither a drive letter nor a web address.
-_SPEC = re.compile(r"(?:[^\W\d]\w*(?:\.\w+)*|.+\.py):[^\W\d]\w*(?:\.\w+)*")
 
 
 def open_dataset(
     data: object,
     *,
     labels_csv: Path | None = None,
+    masks: Path | None = None,
     resize: tuple[int, int] | None = None,
     grey: bool | None = None,
     skip_bad: bool = False,
@@ -44,9 +43,11 @@ def open_dataset(
     Args:
         data: A folder with a sub-folder of images for each class; a folder of images with `labels.csv` in it
             (which goes before sub-folders) or with `labels_csv`; an `.npz` file; `module:factory` or
-            `file.py:factory`, which returns anything listed here but text; a tuple (images, labels); a torch
-            map data set; or an open `Dataset`, which takes no further options.
+            `file.py:factory`, which returns anything listed here but text; a tuple (images, labels) or
+            (images, labels, masks); a torch map data set; or an open `Dataset`, which takes no further options.
         labels_csv: CSV file with the columns `file` and `label`, for the images in the folder `data`.
+        masks: Where the objects are, instead of what the data say: a folder of pictures, a COCO `.json` or an
+            `.npz`, see `masks.open_masks`.
         resize: Height and width of all images (bilinear, smoothed where it shrinks).
         grey: True for one channel, False for RGB, None to go by the first image: a grey one (Pillow modes
             1, L, LA, I, I;16 or F) makes the data set grey, and then a coloured image is an error.
@@ -60,22 +61,27 @@ def open_dataset(
         ExecutionError: What is there cannot be used; the message says which file or row, and why.
     """
     _check_options(resize, limit, class_names)
-    request = _Request(labels_csv, View(grey, resize, skip_bad), limit, class_names)
+    request = _Request(labels_csv, masks, View(grey, resize, skip_bad), limit, class_names)
     if isinstance(data, str | Path):
-        return _open_reachable(str(data), request)
-    return _open_object(data, request, source=type(data).__qualname__)
+        opened = _open_reachable(str(data), request)
+    else:
+        opened = _open_object(data, request, source=type(data).__qualname__)
+    if masks is None or not isinstance(opened, Streamed):
+        return opened
+    return opened.through(lambda rows: open_masks(masks, rows))
 
 
 @dataclass(frozen=True)
 class _Request:
     labels_csv: Path | None
+    masks: Path | None
     view: View
     limit: int | None
     class_names: Sequence[str] | None
 
     @property
     def is_plain(self) -> bool:
-        return self == _Request(None, View(), None, None)
+        return self == _Request(None, None, View(), None, None)
 
 
 def _check_options(resize: tuple[int, int] | None, limit: int | None, class_names: Sequence[str] | None) -> None:
@@ -106,7 +112,7 @@ def _open_named(name: str, request: _Request) -> Dataset:
         return open_npz(path, request.view, request.limit, request.class_names)
     if path.exists():
         raise UsageError(f"{name}: this file is not known as a data set; wanted {_ACCEPTED}")
-    if _SPEC.fullmatch(name):
+    if is_factory_spec(name):
         return _open_object(call_factory(name), request, source=name)
     siblings = [sibling.name for sibling in visible(path.parent)] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, siblings)
@@ -133,9 +139,17 @@ def _open_object(data: object, request: _Request, source: str) -> Dataset:
         if not request.is_plain:
             raise UsageError(f"{source}: this data set is open already; give the options where it is opened")
         return data
-    if isinstance(data, tuple) and len(data) == 2:
-        name = "arrays in memory" if source == "tuple" else source
-        return open_arrays(*data, request.view, limit=request.limit, class_names=request.class_names, source=name)
+    if isinstance(data, tuple) and len(data) in (2, 3):
+        images, labels, *masks = data
+        return open_arrays(
+            images,
+            labels,
+            request.view,
+            limit=request.limit,
+            class_names=request.class_names,
+            masks=masks[0] if masks else None,
+            source="arrays in memory" if source == "tuple" else source,
+        )
     if is_map_dataset(data):
         return open_map_dataset(data, request.view, source=source, limit=request.limit, class_names=request.class_names)
     raise UsageError(f"{source}: a {type(data).__name__} is not known as a data set; wanted {_ACCEPTED}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -111,6 +112,10 @@ class Streamed:
 
     def __len__(self) -> int:
         return self._count
+
+    def through(self, wrap: Callable[[RowSource], RowSource]) -> Streamed:
+        """Return the same data set over its rows as `wrap` makes them; it may change neither their number nor order."""
+        return Streamed(wrap(self._rows), self._view, self._count)
 
     def read(self, start: int, stop: int) -> Read:
         """Decode the images at positions [start, stop), and no others.

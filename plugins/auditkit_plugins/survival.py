@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -18,24 +18,16 @@ from auditkit import (
     Curve,
     Exhibit,
     Findings,
-    Finished,
     Metric,
     Model,
     Samples,
     Spec,
-    from_16bit,
     image_panel,
 )
+from auditkit_plugins.attacked_images import FAMILIES, Pictures, attacked_images, family_of, mean_of_rows
 from auditkit_plugins.camera import DISTORTIONS, RANDOM, STRENGTHS, DistortionName
 
-__all__ = ["FAMILIES", "Survival"]
-
-FAMILIES: Mapping[str, str] = {
-    "noise": "Low-amplitude noise",
-    "pixel": "Changes of a few pixels",
-    "patch": "Stickers and patches",
-}
-"""The families of attacks, by the first part of the check's id."""
+__all__ = ["Survival"]
 
 _CLEAN = -1
 _FIGURE = "What survives a camera, over the strength of its distortions"
@@ -64,21 +56,6 @@ class _Shot:
     name: DistortionName
     strength: int
     draw: int
-
-
-@dataclass(frozen=True)
-class _Pictures:
-    """M images to be shown to the camera."""
-
-    images: Tensor
-    rows: Tensor
-    """int64 (M,): the numbers of their samples."""
-    source: Tensor
-    """int64 (M,): the number of the check that attacked them; -1 for clean images."""
-
-    def take(self, keep: Tensor) -> _Pictures:
-        """Return those that are true in `keep`, bool (M,)."""
-        return _Pictures(self.images[keep], self.rows[keep], self.source[keep])
 
 
 @dataclass(frozen=True)
@@ -183,10 +160,10 @@ class Survival:
 
     def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
         """Show all images to the camera, and ask the deployed model what it sees."""
-        checks = [(key, ctx.finished[key]) for key in sorted(ctx.finished) if _family(ctx.finished[key]) in FAMILIES]
+        checks = [(key, ctx.finished[key]) for key in sorted(ctx.finished) if family_of(ctx.finished[key]) in FAMILIES]
         clean_correct = ctx.shelf.get(CLEAN_LOGITS).argmax(1) == samples.labels
         asked = np.ones(len(samples), dtype=np.int64)
-        attacked = _attacked([finished for _, finished in checks], samples)
+        attacked = attacked_images([finished for _, finished in checks], samples)
         fools = model.logits(attacked.images).argmax(1)
         np.add.at(asked, attacked.rows.cpu().numpy(), 1)
         keep = fools != samples.labels[attacked.rows]
@@ -194,7 +171,7 @@ class Survival:
         shots = self._shots()
         after = _seen(attacked, shots, model, samples, ctx)
         clean_rows = clean_correct.nonzero().flatten()
-        clean = _Pictures(samples.images[clean_rows], clean_rows, torch.full_like(clean_rows, _CLEAN))
+        clean = Pictures(samples.images[clean_rows], clean_rows, torch.full_like(clean_rows, _CLEAN))
         after_clean = _seen(clean, shots, model, samples, ctx)
         ctx.progress(len(samples))
         for pictures in (attacked, clean):
@@ -202,7 +179,7 @@ class Survival:
         survives = (after != samples.labels[attacked.rows].unsqueeze(1)).cpu().numpy()
         stays = np.zeros((len(samples), len(shots)), dtype=bool)
         stays[clean.rows.cpu().numpy()] = (after_clean == samples.labels[clean.rows].unsqueeze(1)).cpu().numpy()
-        families = np.array([list(FAMILIES).index(_family(finished)) for _, finished in checks], dtype=np.int64)
+        families = np.array([list(FAMILIES).index(family_of(finished)) for _, finished in checks], dtype=np.int64)
         columns: dict[str, npt.NDArray[Any]] = {"clean_correct": clean_correct.cpu().numpy()}
         columns |= _stays(shots, stays, columns["clean_correct"])
         rows, which = attacked.rows.cpu().numpy(), families[attacked.source.cpu().numpy()]
@@ -226,7 +203,7 @@ class Survival:
 
     def _exhibits(
         self,
-        attacked: _Pictures,
+        attacked: Pictures,
         before: Tensor,
         after: Tensor,
         shots: Sequence[_Shot],
@@ -247,26 +224,7 @@ class Survival:
         return tuple(sorted(exhibits, key=lambda one: (-one.score, one.sample, one.caption))[: self.gallery])
 
 
-def _family(finished: Finished) -> str:
-    return finished.check.spec.id.partition(".")[0]
-
-
-def _attacked(checks: Sequence[Finished], samples: Samples) -> _Pictures:
-    """Return the attacked images that fooled, within the budget, the model that saw them with all their digits."""
-    images, rows, source = [samples.images[:0]], [samples.labels[:0]], [samples.labels[:0]]
-    for number, finished in enumerate(checks):
-        if finished.attacked is None:
-            continue
-        found = finished.columns["found"].astype(bool)
-        counts = finished.columns.get("fooled", found).astype(bool)[found]
-        at = torch.from_numpy(found.nonzero()[0][counts]).to(samples.labels.device)
-        images.append(from_16bit(finished.attacked[counts], samples.images.device))
-        rows.append(at)
-        source.append(torch.full_like(at, number))
-    return _Pictures(torch.cat(images), torch.cat(rows), torch.cat(source))
-
-
-def _seen(pictures: _Pictures, shots: Sequence[_Shot], model: Model, samples: Samples, ctx: Context) -> Tensor:
+def _seen(pictures: Pictures, shots: Sequence[_Shot], model: Model, samples: Samples, ctx: Context) -> Tensor:
     """Return int64 (M, S): what the deployed model takes each picture for in each shot."""
     classes = [pictures.rows.new_zeros((0, len(shots)))]
     for start in range(0, len(pictures.rows), ctx.batch):
@@ -327,22 +285,14 @@ def _survives(
     columns: dict[str, npt.NDArray[Any]] = {f"{family}_attacked": count > 0}
     for end, chosen in _parts(shots).items():
         share, lost = _mean(survives, shots, chosen), _mean(broken, shots, chosen)
-        columns[f"{family}_survives{end}"] = _mean_of_rows(share, rows, count)
+        columns[f"{family}_survives{end}"] = mean_of_rows(share, rows, n)
         if end.startswith("@"):
-            columns[f"{family}_excess{end}"] = _mean_of_rows(share - lost, rows, count)
+            columns[f"{family}_excess{end}"] = mean_of_rows(share - lost, rows, n)
     return columns
 
 
-def _mean_of_rows(
-    values: npt.NDArray[Any], rows: npt.NDArray[np.int64], count: npt.NDArray[np.int64]
-) -> npt.NDArray[Any]:
-    """Return float64 (N,): the mean of a sample's values, NaN where it has none."""
-    total = np.bincount(rows, weights=values, minlength=len(count))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
 def _exhibit(
-    attacked: _Pictures,
+    attacked: Pictures,
     at: int,
     labels: tuple[int, int],
     share: float,

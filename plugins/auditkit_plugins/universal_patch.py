@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from auditkit import (
     Capability,
     Context,
     Curve,
-    Differentiable,
     ExecutionError,
     Exhibit,
     Findings,
@@ -26,34 +25,17 @@ from auditkit import (
     Model,
     Samples,
     Spec,
-    Streams,
     budget_text,
     image_panel,
 )
-from auditkit_plugins.placement import (
-    NUMBERS_A_PLACEMENT,
-    Placement,
-    Shape,
-    drawn_placement,
-    placed,
-    side_of,
-    texels,
-)
-from auditkit_plugins.printable import non_printability
+from auditkit_plugins.placement import Placement, Shape, placed
+from auditkit_plugins.universal_patch_training import Training, Transforms
 
 __all__ = ["UniversalPatch"]
 
 _EXHIBITS = 8
 _PRINTED_SIDE = 256
-_FIRST_STEP, _LAST_STEP = 0.1, 0.005
-_MOMENTUM = 0.9
 _GREY = 0.5
-_TURN_OVER = 0.5
-# A patch that leads all images to one class can be stronger than one for which any wrong class will do, if it is the
-# right class: on ResNet-20, of 269 correct held-out images 58 % instead of 50 %, not counting what it does to images of
-# that class (one run each, moved by whole pixels, not turned). Each likely class is tried in few steps.
-_MOST_TRIALS, _SHARE_OF_TRIAL = 10, 8
-_NO_CLASS = -1
 
 
 @dataclass(frozen=True)
@@ -124,6 +106,8 @@ class UniversalPatch:
     """By which share the patch's colours may be darker or lighter."""
     spread: Annotated[float, Field(ge=0, le=1)] = 1.0
     """How far from the middle of the image the patch may lie: 0 in the middle, 1 anywhere."""
+    place: Literal["anywhere", "best"] = "anywhere"
+    """Where the patch is put: anywhere, or always about the place where it works best on the training images."""
     printability: Annotated[float, Field(ge=0)] = 0.0
     """The weight of the distance to printable colours, beside a loss that lies between 0 and 1."""
 
@@ -137,88 +121,36 @@ class UniversalPatch:
             raise ValueError("an area is a share of the image, larger than 0 and at most 1")
 
     def learn(self, model: Model, samples: Samples, ctx: Context) -> Lesson:
-        """Return a patch (C, S, S) for each area, and the class that it stands for."""
+        """Return for each area a patch (C, S, S), the class that it stands for, and the place where it is stuck."""
         assert ctx.search is not None  # noqa: S101 (declared in the spec)
         # By name, so that the order of the data set does not matter.
         samples = samples.take(sorted(range(len(samples)), key=samples.ids.__getitem__))
         logits = model.logits(samples.images)
         if self.target is not None and self.target >= logits.shape[1]:
             raise ExecutionError(f"target is one of the {logits.shape[1]} classes from 0; got {self.target}")
+        training = Training(
+            ctx.search, samples, logits, ctx, self.target is not None, self.mini_batch, self.printability
+        )
         lesson: dict[str, np.ndarray[Any, Any]] = {}
         for area in self.area:
-            aim = self._best_aim(ctx.search, samples, logits, area, ctx) if self.target is None else self.target
-            patch = self._optimised(ctx.search, samples, logits, area, aim, self.steps, ctx)
-            after = self._tried(ctx.search, samples, patch, area, ctx)
-            lesson[f"patch@{budget_text(area)}"] = patch.cpu().numpy()
-            lesson[f"dominant@{budget_text(area)}"] = np.array(_commonest(after[after != logits.argmax(1)], aim))
+            name, transforms = budget_text(area), self._transforms(area)
+            aim = training.best_aim(transforms, self.steps) if self.target is None else self.target
+            if self.place == "best":
+                transforms = replace(transforms, place=training.best_place(transforms, aim, self.steps))
+                lesson[f"place@{name}"] = np.array(transforms.place)
+            patch = training.patch(transforms, aim, self.steps)
+            after = training.said(patch, transforms)
+            lesson[f"patch@{name}"] = patch.cpu().numpy()
+            lesson[f"dominant@{name}"] = np.array(_commonest(after[after != logits.argmax(1)], aim))
         return lesson
 
-    def _best_aim(self, search: Differentiable, samples: Samples, logits: Tensor, area: float, ctx: Context) -> int:
-        """Return the class to which a patch of few steps leads best, or that of no particular class."""
-        predicted = logits.argmax(1)
-        next_best = logits.scatter(1, predicted.unsqueeze(1), -math.inf).argmax(1)
-        nearby = torch.bincount(next_best, minlength=logits.shape[1]).argsort(descending=True, stable=True)
-        steps = max(1, self.steps // _SHARE_OF_TRIAL)
-        fooled: dict[int, float] = {}
-        for aim in (_NO_CLASS, *nearby[:_MOST_TRIALS].tolist()):
-            patch = self._optimised(search, samples, logits, area, aim, steps, ctx)
-            fooled[aim] = float((self._tried(search, samples, patch, area, ctx) != predicted).double().mean())
-        return max(fooled, key=fooled.__getitem__)
+    def _transforms(self, area: float) -> Transforms:
+        return Transforms(area, self.shape, math.radians(self.turn), self.shrink, self.light, self.spread)
 
-    def _optimised(
-        self, search: Differentiable, samples: Samples, logits: Tensor, area: float, aim: int, steps: int, ctx: Context
-    ) -> Tensor:
-        """Return a patch (C, S, S) that leads many images to a class: sign steps with momentum on mini-batches."""
-        predicted = logits.argmax(1)
-        # An image of that very class is led to any other, if any wrong class will do.
-        free = (predicted == aim) if self.target is None else torch.zeros_like(predicted, dtype=torch.bool)
-        aims = torch.full_like(predicted, aim).masked_fill(free, _NO_CLASS)
-        turn = (_TURN_OVER * _margin(logits, predicted).median()).clamp_min(1e-20).expand(len(samples))
-        order = ctx.streams(["order"], budget_text(area))
-        streams = ctx.streams(samples.ids, f"training {budget_text(area)}")
-        side = self._texels(samples.images, area)
-        patch = order.uniform(0, (samples.images.shape[1], side, side))[0]
-        velocity = torch.zeros_like(patch)
-        for step in range(steps):
-            ctx.check_time()
-            rows = order.uniform(step + 1, (len(samples),))[0].argsort()[: self.mini_batch]
-            where = self._placement(Streams(streams.keys[rows]), step, samples.images, area)
-            aligned = predicted[rows], aims[rows], turn[rows]
-            gradient = self._gradient(search, samples.images[rows], patch, where, *aligned)
-            velocity = _MOMENTUM * velocity + gradient / gradient.abs().mean().clamp_min(1e-20)
-            length = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / steps)
-            patch = (patch - length * velocity.sign()).clamp(0, 1)
-        return patch
-
-    def _gradient(
-        self, search: Differentiable, images: Tensor, patch: Tensor, where: Placement, *aligned: Tensor
-    ) -> Tensor:
-        """Return the gradient (C, S, S) of the mean loss of these images with the patch on them."""
-        with torch.enable_grad():
-            leaf = patch.detach().requires_grad_(True)
-            patched = placed(images, leaf, where, self.shape)
-            _, gradients = search.gradient(patched, _steadiness, *aligned)
-            (gradient,) = torch.autograd.grad(patched, leaf, gradients / len(images))
-            if self.printability:
-                penalty = self.printability * non_printability(leaf.unsqueeze(0)).sum()
-                gradient = gradient + torch.autograd.grad(penalty, leaf)[0]
-        return gradient
-
-    def _placement(self, streams: Streams, draw: int, images: Tensor, area: float) -> Placement:
-        height, width = images.shape[2:]
-        largest = side_of(area, height, width, self.shape)
-        draws = streams.uniform(draw, (NUMBERS_A_PLACEMENT,))
-        return drawn_placement(
-            draws, largest, (height, width), self.shape, math.radians(self.turn), self.shrink, self.light, self.spread
-        )
-
-    def _texels(self, images: Tensor, area: float) -> int:
-        height, width = images.shape[2:]
-        return texels(side_of(area, height, width, self.shape))
-
-    def _tried(self, search: Differentiable, samples: Samples, patch: Tensor, area: float, ctx: Context) -> Tensor:
-        """Return int64 (N,): what the search copy says of the training images under a placing not trained on."""
-        return search.logits(self._patched(samples, patch, 0, area, ctx, "trying")).argmax(1)
+    def _learned(self, area: float, lesson: Lesson) -> Transforms:
+        """Return how the patch of this area is laid on images that it was not learned from."""
+        place = lesson.get(f"place@{budget_text(area)}")
+        return self._transforms(area) if place is None else replace(self._transforms(area), place=tuple(place.tolist()))
 
     def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
         """Put the patches, and patches of noise and plain grey, on images that were not learned from."""
@@ -257,16 +189,14 @@ class UniversalPatch:
             said.append(model.logits(self._patched(samples, shown, draw, area, ctx)).argmax(1))
         return torch.stack(said)
 
-    def _patched(
-        self, samples: Samples, patch: Tensor, draw: int, area: float, ctx: Context, purpose: str = "judging"
-    ) -> Tensor:
-        # The same placings for every patch and area: what differs between them is the patch.
-        where = self._placement(ctx.streams(samples.ids, purpose), draw, samples.images, area)
+    def _patched(self, samples: Samples, patch: Tensor, draw: int, area: float, ctx: Context) -> Tensor:
+        # The same placings for every patch and area: what differs between them is the patch, and where it is stuck.
+        where = self._learned(area, ctx.lesson).drawn(ctx.streams(samples.ids, "judging"), draw, samples.images)
         return placed(samples.images, patch, where, self.shape)
 
     def _noise(self, samples: Samples, draw: int, area: float, ctx: Context) -> Tensor:
         """Return patches (N, C, S, S) of random colours."""
-        side = self._texels(samples.images, area)
+        side = self._transforms(area).texels(samples.images)
         return ctx.streams(samples.ids, "noise").uniform(draw, (samples.images.shape[1], side, side))
 
     def _share_fooled(self, after: Tensor, labels: Tensor) -> Tensor:
@@ -308,14 +238,3 @@ class UniversalPatch:
 def _commonest(classes: Tensor, fallback: int) -> int:
     """Return the commonest of these classes (N,); where there is none, the fallback."""
     return int(torch.bincount(classes).argmax()) if len(classes) else max(fallback, 0)
-
-
-def _steadiness(logits: Tensor, labels: Tensor, aim: Tensor, turn: Tensor) -> Tensor:
-    """Return about 1 where the prediction stands (the aim is not reached), about 0 where it is not (it is)."""
-    short_of_aim = -_margin(logits, aim.clamp_min(0))
-    return (torch.where(aim < 0, _margin(logits, labels), short_of_aim) / turn).sigmoid()
-
-
-def _margin(logits: Tensor, labels: Tensor) -> Tensor:
-    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return own - logits.scatter(1, labels.unsqueeze(1), -math.inf).amax(1)

@@ -100,5 +100,5 @@ def test_the_gallery_shows_confident_mistakes_first(network, samples):
     assert {exhibit.sample for exhibit in exhibits[:2]} == wrong
     assert [exhibit.score for exhibit in exhibits] == sorted((e.score for e in exhibits), reverse=True)
     assert len(exhibits) == 6
-    assert all([panel.kind for panel in exhibit.panels] == ["image", "heat"] for exhibit in exhibits)
+    assert all([panel.kind for panel in exhibit.panels] == ["image", "overlay"] for exhibit in exhibits)
     assert run_check(Saliency(gallery=0), toy_model(network, samples.images), samples).exhibits == ()

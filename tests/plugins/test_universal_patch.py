@@ -14,10 +14,12 @@ from auditkit.errors import ExecutionError
 from auditkit.findings import metrics
 from auditkit.plan import configure
 from auditkit.samples import Samples
+from auditkit.streams import Streams
 from auditkit.testing import LinearModel, assert_contract, run_check, run_learn, toy_model, toy_samples
 from auditkit.workbench import Recipe, set_up
 from auditkit_plugins.printable import non_printability
 from auditkit_plugins.universal_patch import UniversalPatch
+from auditkit_plugins.universal_patch_training import Transforms
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 SETTINGS = {"steps": 40, "mini_batch": 16, "area": (0.2,)}
@@ -28,6 +30,13 @@ class Tint(nn.Module):
 
     def forward(self, images):
         return 20 * images.mean((2, 3))
+
+
+class Corner(nn.Module):
+    """Names the channel that is brightest in the lower left quarter of the image."""
+
+    def forward(self, images):
+        return 20 * images[:, :, 6:, :6].mean((2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +121,67 @@ def test_printable_patches_are_nearer_to_ink(model, samples):
     assert scores[1] < 0.5 * scores[0]
 
 
-def test_the_order_of_the_training_images_does_not_matter(model, samples):
-    check = UniversalPatch(area=(0.1,), steps=5, mini_batch=8)
+@pytest.fixture(scope="module")
+def cornered():
+    """What comes of a patch that lies anywhere, and of one at the best place, where one corner alone is seen."""
+    samples = toy_samples(80, seed=3, shape=(3, 12, 12), network=Corner(), wrong_every=10)
+    model = toy_model(Corner(), samples.images[:16])
+    outcomes = {}
+    for place in ("anywhere", "best"):
+        check = UniversalPatch(area=(0.06,), target=1, steps=40, mini_batch=16, place=place)
+        outcomes[place] = (check, *learned_and_judged(check, model, samples))
+    return outcomes
+
+
+def test_the_best_place_is_where_the_network_looks(cornered):
+    reached = {}
+    for place, (check, lesson, _, findings) in cornered.items():
+        assert ("place@0.06" in lesson) == (place == "best")
+        reached[place] = value(check, findings, "attack_success_rate")
+    down, across = cornered["best"][1]["place@0.06"]
+    assert 0.6 < down <= 1
+    assert 0 <= across < 0.4
+    assert reached["best"] > 0.9
+    assert reached["anywhere"] < 0.5
+
+
+def test_the_controls_lie_where_the_patch_lies(cornered):
+    noise = {place: value(check, findings, "noise_success_rate") for place, (check, _, _, findings) in cornered.items()}
+    assert noise["best"] > 2 * noise["anywhere"] > 0
+    for exhibit in cornered["best"][3].exhibits:
+        clean, attacked = (panel.array.astype(int) for panel in exhibit.panels[:2])
+        rows, columns = (clean != attacked).any(2).nonzero()
+        assert rows.min() > 4
+        assert columns.max() < 7
+
+
+def test_the_best_place_is_sought_no_further_from_the_middle_than_spread_says():
+    samples = toy_samples(40, seed=3, shape=(3, 12, 12), network=Corner(), wrong_every=10)
+    model = toy_model(Corner(), samples.images[:16])
+    check = UniversalPatch(area=(0.06,), target=1, steps=8, mini_batch=8, place="best", spread=0.2)
+    down, across = run_learn(check, model, samples)["place@0.06"]
+    assert 0.5 < down <= 0.6
+    assert 0.4 <= across < 0.5
+
+
+@pytest.mark.parametrize("shape", ["circle", "square"])
+def test_a_patch_that_is_stuck_to_an_edge_moves_a_little_and_stays_inside(shape):
+    images = torch.zeros(200, 3, 20, 40)
+    streams = Streams.of(0, "test", [str(row) for row in range(len(images))])
+    where = Transforms(0.05, shape, turn=0.4, shrink=0.1, light=0.2, spread=0.0, place=(0.0, 0.5)).drawn(
+        streams, 0, images
+    )
+    turned = 1 if shape == "circle" else where.angle.cos().abs() + where.angle.sin().abs()
+    gap = where.down - where.side / 2 * turned
+    assert (gap >= -1e-4).all()
+    assert 0 < gap.max() <= 0.05 * 20
+    off = (where.across - 20).abs()
+    assert 0.02 * 40 < off.max() <= 0.05 * 40
+
+
+@pytest.mark.parametrize("place", ["anywhere", "best"])
+def test_the_order_of_the_training_images_does_not_matter(model, samples, place):
+    check = UniversalPatch(area=(0.1,), steps=5, mini_batch=8, place=place)
     one = run_learn(check, model, samples)
     turned = run_learn(check, model, samples.take(range(len(samples))[::-1]))
     for name, array in one.items():
@@ -159,7 +227,7 @@ def test_the_check_keeps_the_contract(preset):
     options = {**UniversalPatch.spec.presets[preset], "steps": 3, "mini_batch": 3, "draws": 2}
     assert_contract(UniversalPatch, options=options)
     chosen = {"area": "0.1, 0.5", "shape": "circle", "target": 1, "printability": 0.1, "steps": 3, "draws": 1}
-    assert_contract(UniversalPatch, options=chosen, network=LinearModel(classes=2))
+    assert_contract(UniversalPatch, options={**chosen, "place": "best"}, network=LinearModel(classes=2))
 
 
 @pytest.mark.skipif(not CIFAR.is_dir(), reason=f"NO REAL MODELS: {CIFAR} is absent")

@@ -1,0 +1,148 @@
+"""The cover sweep beside captum's Occlusion: the same network object, images, windows and threads, in one run.
+
+python -m benchmarks.occlusion [--images 16] [--strides 4,1] [--threads 0] [--rounds 3] [--cpu-time] [--data FOLDER]
+
+Both map the same ResNet-20 with windows of 8 pixels that show the image's mean colour. Captum is timed with one window
+a call (its default), and with several; it gets one image a call, or more. Each line is the least of the rounds, which
+take turns. What auditkit prepares once an audit (its folded copy) is not in its time; its map and all scores are. On a
+busy machine, compare the processor's time of one thread: --threads 1 --cpu-time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from captum.attr import Occlusion  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from auditkit.artifacts import Shelf
+from auditkit.config import settings_from
+from auditkit.covers import QUICK_LOGITS, CoverSweep, Windows, filling, pixel_map
+from auditkit.samples import Samples
+from auditkit.workbench import Recipe, Workbench, set_up
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+WINDOW = 8
+PER_EVAL = (7, 16, 32, 49, 64)
+
+
+def grid(samples: Samples, stride: int) -> Windows:
+    """Return the windows that both cover the images with."""
+    _, height, width = samples.images[0].shape
+    return Windows.grid(height, width, (WINDOW, WINDOW), (stride, stride))
+
+
+def own_map(bench: Workbench, samples: Samples, classes: Tensor, windows: Windows) -> Tensor:
+    """Return (N, H, W) as explain.occlusion does, from a sweep that keeps all scores."""
+    shelf = Shelf(bench.model, samples)
+    covered = shelf.get(CoverSweep(windows).artifact)
+    at = classes.view(-1, 1, 1).expand(-1, len(windows), 1)
+    clean = shelf.get(QUICK_LOGITS).gather(1, classes.unsqueeze(1))
+    return pixel_map(clean - covered.gather(2, at).squeeze(2), windows)
+
+
+def captum_map(
+    network: nn.Module, samples: Samples, classes: Tensor, stride: int, together: int, per_eval: int
+) -> Tensor:
+    """Return captum's map (N, H, W), `together` images and `per_eval` windows a call."""
+    occlusion = Occlusion(network)
+    fill = filling("mean", grid(samples, stride))
+    maps = []
+    with torch.no_grad():
+        for images, chosen in _parts(samples.images, classes, together):
+            attributions = occlusion.attribute(
+                images,
+                sliding_window_shapes=(images.shape[1], WINDOW, WINDOW),
+                strides=(images.shape[1], stride, stride),
+                baselines=fill(images).expand_as(images),
+                target=chosen,
+                perturbations_per_eval=per_eval,
+            )
+            maps.append(attributions[:, 0])
+    return torch.cat(maps)
+
+
+def _parts(images: Tensor, classes: Tensor, together: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(images), together):
+        yield images[start : start + together], classes[start : start + together]
+
+
+def least_seconds(
+    ways: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Return the least time of each way; they take turns, so that a busy moment hits all of them."""
+    seconds = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            began = clock()
+            way()
+            seconds[name] = min(seconds[name], clock() - began)
+    return seconds
+
+
+def compare(
+    bench: Workbench, network: nn.Module, samples: Samples, stride: int, rounds: int, clock: Callable[[], float]
+) -> None:
+    """Print the table of one stride."""
+    classes = bench.model.logits(samples.images).argmax(1)
+    windows = grid(samples, stride)
+    n, pairs = len(samples), len(samples) * len(windows)
+    print(f"window {WINDOW}, stride {stride}: {n} images x {len(windows)} windows = {pairs} covered images")
+
+    def captum(together: int, per_eval: int) -> Callable[[], Tensor]:
+        return lambda: captum_map(network, samples, classes, stride, together, per_eval)
+
+    ways: dict[str, Callable[[], Tensor]] = {"auditkit": lambda: own_map(bench, samples, classes, windows)}
+    ways["captum, default, one image a call"] = captum(1, 1)
+    ways[f"captum, default, {n} images a call"] = captum(n, 1)
+    for per_eval in PER_EVAL:
+        ways[f"captum, {per_eval} windows a call, one image"] = captum(1, per_eval)
+    ways["captum, 8 windows a call, four images"] = captum(4, 8)
+    difference = (ways["auditkit"]() - captum(n, 8)()).abs().max()
+    scale = captum(n, 8)().abs().max()
+    print(f"  largest difference of the maps: {difference:.1e}, of a map's largest value {scale:.3g}")
+    seconds = least_seconds(ways, rounds, clock)
+    own = seconds["auditkit"]
+    for name, value in seconds.items():
+        print(f"  {name:40}{value:9.2f} s{value / pairs * 1e6:9.0f} us a covered image{value / own:8.2f} x auditkit")
+    best = min((value, name) for name, value in seconds.items() if name.startswith("captum") and "default" not in name)
+    default = seconds["captum, default, one image a call"]
+    print(
+        f"  auditkit is {default / own:.2f} times as fast as captum's default, {best[0] / own:.2f} times as its best"
+    )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--strides", default="4,1")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--cpu-time", action="store_true")
+    options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    sys.path.insert(0, str(options.data))
+    import models  # type: ignore[import-not-found]
+
+    network = models.resnet20(options.data / "cifar10" / "resnet20.safetensors")
+    settings = settings_from({"limit": options.images, "device": "cpu", "precision": "float32"})
+    began = time.perf_counter()
+    bench = set_up(Recipe(network, str(options.data / "cifar10" / "images_600.npz"), settings))
+    load = Path("/proc/loadavg").read_text().split()[0] if Path("/proc/loadavg").exists() else "unknown"
+    print(f"ResNet-20, {torch.get_num_threads()} threads, load {load}, set-up {time.perf_counter() - began:.1f} s")
+    samples = bench.read(0, options.images).samples
+    for stride in options.strides.split(","):
+        compare(bench, network, samples, int(stride), options.rounds, clock)
+
+
+if __name__ == "__main__":
+    main()
