@@ -38,7 +38,7 @@ ALL = SaliencySanity(share=1.0)
     arrays(np.float32, (2, 3, 7), elements=st.integers(0, 5).map(float)),
     arrays(np.float32, (2, 3, 7), elements=st.floats(0, 1, width=32)),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_rank_correlation_is_scipys_also_with_ties(first, second):
     got = rank_correlation(torch.from_numpy(first), torch.from_numpy(second)).numpy()
     for row in range(2):
@@ -173,7 +173,7 @@ def test_maps_of_a_healthy_network_are_not_flagged(signs, method):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"NO REAL MODELS: {SHARED} is absent")
-@pytest.mark.parametrize("name", ["cifar10/resnet20.onnx", "cifar10/resnet20_int8.onnx", "lisa/lisa_cnn.onnx"])
+@pytest.mark.parametrize("name", ["cifar10/resnet20_int8.onnx", "lisa/lisa_cnn.onnx"])
 def test_maps_of_real_networks_are_not_flagged(name):
     with np.load(SHARED / ("cifar10/images_600.npz" if "cifar10" in name else "lisa/stop_signs_20.npz")) as data:
         images = torch.from_numpy(data["x"][:8]).permute(0, 3, 1, 2).contiguous() / 255
