@@ -47,6 +47,7 @@ class Wide(nn.Module):
         self.head = nn.Linear(widths[-1], 10)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N, 10)."""
         scores: Tensor = self.head(self.features(images).mean((2, 3)))
         return scores
 
@@ -59,6 +60,7 @@ class Tiny(nn.Module):
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 8), nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N, 8)."""
         scores: Tensor = self.layers(images)
         return scores
 
