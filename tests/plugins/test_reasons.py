@@ -146,6 +146,9 @@ def test_without_masks_the_maps_are_still_held_to_deletion_and_insertion(conv):
     assert values["masked"] == 0
     assert "ratio" not in values
     assert values["faithful"] > 0.5
+    less, more = (found.columns[name] - found.columns[f"{name}_control"] for name in ("deletion", "insertion"))
+    assert found.columns["faithful"].tolist() == ((less < 0) & (more > 0)).tolist()
+    assert ((less < 0) != (more > 0)).any(), "one way is not enough"
     assert values["deletion"] < values["deletion_control"]
     assert values["insertion"] > values["insertion_control"]
     assert len(found.exhibits) == 8
