@@ -88,12 +88,13 @@ def compare(name: str, model: Model, images: Tensor, rounds: int) -> None:
     bare = min(taken["bare"])
     print(
         f"{name}, {torch.get_num_threads()} threads: {len(model.sites)} sites, {values} values an image; "
-        f"bare {1e3 * bare / len(images):.2f} ms an image, {1e9 * bare / len(images) / values:.1f} ns a value"
+        f"bare {1e3 * bare / len(images):.2f} ms an image, {1e9 * bare / len(images) / values:.1f} ns a value",
+        flush=True,
     )
     for which, seconds in taken.items():
         if which != "bare":
             ratios = [one / other for one, other in zip(seconds, taken["bare"], strict=True)]
-            print(f"  {which:<22} {min(seconds) / bare:.2f}x (median {statistics.median(ratios):.2f}x)")
+            print(f"  {which:<22} {min(seconds) / bare:.2f}x (median {statistics.median(ratios):.2f}x)", flush=True)
 
 
 def stream(images: int) -> None:
