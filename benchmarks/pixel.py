@@ -59,9 +59,8 @@ class Tally:
         n = len(self.fooled)
         share = proportion(int(self.fooled.sum()), n)
         success = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
-        return (
-            f"  {self.label:28}{self.seconds / n:8.2f} s an image  success {success}  {self.queries.mean():.0f} queries"
-        )
+        cost = f"{self.seconds / n:8.2f} s an image ({self.processor / n:.2f} of the processor)"
+        return f"  {self.label:28}{cost}  success {success}  {self.queries.mean():.0f} queries"
 
 
 def compared(of: Subject, tallies: list[Tally]) -> None:

@@ -31,10 +31,7 @@ def effective_share(mass: Floats) -> Floats:
 
     NaN where there is no mass at all. The number before it is divided by C is called the participation ratio.
     """
-    # Scaled, so that the squares of large numbers are finite.
-    scale = mass.max(1, keepdims=True)
-    scaled = np.divide(mass, scale, out=np.zeros_like(mass), where=scale > 0)
-    return _ratio(scaled.sum(1) ** 2, mass.shape[1] * (scaled**2).sum(1))
+    return _ratio(mass.sum(1) ** 2, mass.shape[1] * (mass * mass).sum(1))
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -12,7 +12,7 @@ from auditkit.activations.histogram import count_bits, magnitude_bits, zero_spre
 from auditkit.activations.moments import power_sums
 from auditkit.activations.planes import Planes
 
-__all__ = ["Passes", "UnitStatistics", "unit_statistics"]
+__all__ = ["Passes", "Seen"]
 
 # So many values stay in the caches of a processor from one pass to the next.
 _VALUES_AT_ONCE = 1 << 18
@@ -20,29 +20,24 @@ _KINDS = (torch.float32, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
-class UnitStatistics:
-    """What the C units of a site did for each of n images, (n, C)."""
+class Seen:
+    """What was seen of n images at a site with C units."""
 
     highest: Tensor
+    """(n, C)"""
     largest: Tensor
-    """The largest magnitude."""
+    """(n, C): the largest magnitude."""
     mass: Tensor
-    """The sum of the magnitudes over all positions."""
+    """(n, C): the sum of the magnitudes over all positions."""
+    outliers: Tensor
+    """(n,): how many activations lie outside the limits of their unit."""
+    bits: Tensor
+    """int16 (n, values of an image): the bins of the magnitudes, until the next site is looked at."""
 
     @property
     def finite(self) -> bool:
         """Whether all activations are finite."""
         return bool(self.mass.sum().isfinite())
-
-
-def unit_statistics(planes: Planes, negative: bool) -> UnitStatistics:
-    """Return the statistics of activations, some of which may be negative."""
-    values, axis = planes.values, planes.position_axis
-    highest = values.amax(axis)
-    if not negative:
-        return UnitStatistics(highest, highest, values.sum(axis))
-    magnitudes = values.abs()
-    return UnitStatistics(highest, magnitudes.amax(axis), magnitudes.sum(axis))
 
 
 class Passes:
@@ -54,34 +49,39 @@ class Passes:
         self._memory = {kind: torch.empty(0, dtype=kind, device=device) for kind in _KINDS}
         self._spread = torch.empty(0, dtype=torch.int16, device=device)
 
-    def outliers(self, planes: Planes, negative: bool, low: Tensor, high: Tensor) -> Tensor:
-        """Return float32 (n,): how many activations of each image lie below `low` or above `high`, both (C,)."""
-        values = planes.values
-        rows = max(1, _VALUES_AT_ONCE // values[0].numel()) if self.device.type == "cpu" else len(values)
-        counts = torch.empty(len(values), device=self.device)
+    def see(self, planes: Planes, negative: bool, low: Tensor, high: Tensor) -> Seen:
+        """Return what activations, some of which may be negative, are like; outliers lie outside limits (C,)."""
+        values, axis = planes.values, planes.position_axis
+        each = values[0].numel()
+        rows = max(1, _VALUES_AT_ONCE // each) if self.device.type == "cpu" else len(values)
+        highest, mass = (values.new_empty(len(values), values.shape[planes.channel_axis]) for _ in range(2))
+        largest = torch.empty_like(highest) if negative else highest
+        outliers = values.new_empty(len(values))
+        bits = self._of(torch.bfloat16, values.numel()).view(len(values), each)
         low, high = planes.along_channels(low), planes.along_channels(high)
         for start in range(0, len(values), rows):
-            part = values[start : start + rows]
+            part = slice(start, start + rows)
+            some = values[part]
+            torch.amax(some, axis, out=highest[part])
+            scratch = self._of(torch.float32, some.numel()).view(some.shape)
             # As floats, for sums of booleans take several times as long.
-            beyond = self._of(torch.float32, part.numel()).view(part.shape)
-            found = torch.gt(part, high, out=beyond).sum((1, 2))
+            torch.sum(torch.gt(some, high, out=scratch), (1, 2), out=outliers[part])
             if negative:
-                found += torch.lt(part, low, out=beyond).sum((1, 2))
-            counts[start : start + rows] = found
-        return counts
+                outliers[part] += torch.lt(some, low, out=scratch).sum((1, 2))
+                torch.amax(torch.abs(some, out=scratch), axis, out=largest[part])
+                torch.sum(scratch, axis, out=mass[part])
+            else:
+                torch.sum(some, axis, out=mass[part])
+            magnitude_bits(some.flatten(1), negative, bits[part], self._zeros(each))
+        return Seen(highest, largest, mass, outliers, bits.view(torch.int16))
 
-    def magnitudes(self, planes: Planes, negative: bool) -> Tensor:
-        """Return int64 (BINS,): the histogram of the magnitudes of finite activations."""
-        values = planes.values.flatten(1)
-        if values.shape[1] > len(self._spread):
-            self._spread = zero_spread(values.shape[1], self.device)
-        into = self._of(torch.bfloat16, values.numel()).view(values.shape)
-        bits = magnitude_bits(values, negative, into, self._spread[: values.shape[1]]).view(-1)
+    def histogram(self, bits: Tensor) -> Tensor:
+        """Return int64 (BINS,): how many of the bins are each of all bins."""
+        flat = bits.view(-1)
         if self.pool is None:
-            return count_bits(bits)
+            return count_bits(flat)
         # torch counts with one thread only.
-        parts = self.pool.map(count_bits, bits.chunk(torch.get_num_threads()))
-        return torch.stack(list(parts)).sum(0)
+        return torch.stack(list(self.pool.map(count_bits, flat.chunk(torch.get_num_threads())))).sum(0)
 
     def powers(self, planes: Planes) -> Tensor:
         """Return float64 (4,): the sums of finite activations and of their second to fourth powers."""
@@ -96,3 +96,8 @@ class Passes:
         if len(self._memory[kind]) < n:
             self._memory[kind] = torch.empty(n, dtype=kind, device=self.device)
         return self._memory[kind][:n]
+
+    def _zeros(self, n: int) -> Tensor:
+        if len(self._spread) < n:
+            self._spread = zero_spread(n, self.device)
+        return self._spread[:n]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from auditkit.activations.calibration import ActivationCalibration
 from auditkit.activations.concentration import effective_share, top_share
-from auditkit.activations.passes import Passes, unit_statistics
-from auditkit.activations.planes import Planes, planes
+from auditkit.activations.passes import Passes
+from auditkit.activations.planes import planes
 from auditkit.activations.totals import ActivationTotals
 from auditkit.models.base import Differentiable
 from auditkit.models.taps import ActivationSite, tap_activations
@@ -109,26 +109,25 @@ class _Profiler:
         site = self.sites[number]
         # Rows that only fill the batch are gone over, too: a sum over few rows may be rounded otherwise.
         everything = planes(activations, site.channel_axis + 1)
-        units = unit_statistics(everything, site.negative)
-        if not units.finite:
+        seen = self.passes.see(everything, site.negative, *self.limits[number])
+        if not seen.finite:
             bad = ~everything.values.isfinite()
-            everything = replace(everything, values=everything.values.masked_fill(bad, 0))
-            units = unit_statistics(everything, site.negative)
             self._leave_out(number, bad[:rows])
-        outliers = self.passes.outliers(everything, site.negative, *self.limits[number])
+            everything = replace(everything, values=everything.values.masked_fill(bad, 0))
+            seen = self.passes.see(everything, site.negative, *self.limits[number])
         found = _Found(
-            *(part[:rows].double().cpu().numpy() for part in (units.highest, units.largest, units.mass, outliers))
+            *(part[:rows].double().cpu().numpy() for part in (seen.highest, seen.largest, seen.mass, seen.outliers))
         )
         self.found[number].append(_of_images(found, everything.positions))
         if number == len(self.sites) - 1:
             self.norms.append(np.sqrt(((found.mass / everything.positions) ** 2).sum(1)))
         if self.totals is not None:
-            self._add(self.totals, number, everything.take(rows), found)
+            self._add(self.totals, number, found)
+            self.totals.counts[number] += self.passes.histogram(seen.bits[:rows])
+            if self.powers[number]:
+                self.totals.powers[number] += self.passes.powers(everything.take(rows))
 
-    def _add(self, totals: ActivationTotals, number: int, values: Planes, found: _Found) -> None:
-        totals.counts[number] += self.passes.magnitudes(values, self.sites[number].negative)
-        if self.powers[number]:
-            totals.powers[number] += self.passes.powers(values)
+    def _add(self, totals: ActivationTotals, number: int, found: _Found) -> None:
         totals.outliers[number] += int(found.outliers.sum())
         totals.largest[number] = max(totals.largest[number], found.largest.max())
         totals.unit_mass[number][:] += found.mass.sum(0)
@@ -142,14 +141,13 @@ class _Profiler:
 
     def statistics(self) -> ActivationStatistics:
         """Return what was found of all images."""
-        nothing = np.zeros((0, _FIELDS))
-        every = np.stack([np.concatenate([nothing, *parts]) for parts in self.found], axis=1)
+        none = np.zeros((0, _FIELDS))
+        every = np.stack([np.concatenate([none, *parts]) for parts in self.found], axis=1)
         largest, top_unit, top, effective, outliers = (
-            np.ascontiguousarray(every[:, :, field]) for field in range(every.shape[2])
+            np.ascontiguousarray(every[:, :, field]) for field in range(_FIELDS)
         )
-        return ActivationStatistics(
-            largest, top_unit, top, effective, outliers, np.concatenate([nothing[:, 0], *self.norms])
-        )
+        norms = np.concatenate([none[:, 0], *self.norms])
+        return ActivationStatistics(largest, top_unit, top, effective, outliers, norms)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ _POINTWISE_FUNCTIONS = frozenset(
     }
 )
 # Their results are nobody else's memory.
-_FRESH_MODULES = frozenset({nn.BatchNorm2d, nn.Conv2d, nn.Linear})
+_FRESH_MODULES = frozenset({nn.AvgPool2d, nn.BatchNorm2d, nn.Conv2d, nn.Linear, nn.MaxPool2d})
 _FRESH_FUNCTIONS = frozenset({operator.add, torch.add})
 _MUTATING = frozenset({"setitem", "iadd", "imul", "isub", "itruediv"})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,14 @@ def test_the_mean_is_that_of_each_channel_of_each_image():
     got = filling("mean", WINDOWS)(images)
     assert got.shape == (9, 3, 1, 1)
     np.testing.assert_allclose(got[:, :, 0, 0], images.double().mean((2, 3)), rtol=1e-6)
+
+
+def test_the_mean_of_many_pixels_is_rounded_once():
+    """A sum that rounds on the way depends on how many threads share it."""
+    images = pictures(3, 3, 300, 200)
+    got = filling("mean", Windows.grid(300, 200, (30, 30), (30, 30)))(images)
+    wanted = [math.fsum(channel.flatten().tolist()) / 60_000 for image in images for channel in image]
+    assert got.flatten().tolist() == np.float32(wanted).tolist()
 
 
 @pytest.mark.parametrize(("fill", "value"), [("grey", 0.5), ("black", 0.0)])

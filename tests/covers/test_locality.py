@@ -67,10 +67,10 @@ NETWORKS = {
     "plain": lambda: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), head(8)),
     "pooled": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
-        nn.ReLU(inplace=True),
         nn.MaxPool2d(3, 2, 1),
-        nn.Conv2d(8, 8, 3),
         nn.Tanh(),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(inplace=True),
         head(8),
     ),
     "residual": lambda: Normalised(nn.Sequential(Block(3, 8, 1), Block(8, 8, 1), Block(8, 12, 2), head(12))),

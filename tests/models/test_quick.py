@@ -159,14 +159,16 @@ def test_a_smaller_batch_holds_for_the_quick_copy_too(tmp_path, samples):
     bench = bench_of(convolutional(), tmp_path, samples)
     seen = []
 
-    class Asks(UniformNoise):
+    class Greedy(UniformNoise):
         def run(self, model, samples, ctx):
             seen.append((model.batch, model.quick.batch))
+            if model.batch > 8:
+                raise MemoryError
             return super().run(model, samples, ctx)
 
-    planned = replace(configure(UniformNoise, {}, "noise.uniform", "test"), check=Asks())
+    planned = replace(configure(UniformNoise, {}, "noise.uniform", "test"), check=Greedy())
     bench.run(planned, bench.read(0, 4).samples, lambda n: None)
-    assert seen == [(32, 32)]
+    assert seen == [(32, 32), (16, 16), (8, 8)]
 
 
 def test_probabilities_become_scores_in_the_quick_copy_too(tmp_path, samples):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -406,3 +408,16 @@ def test_a_network_whose_path_depends_on_the_number_of_images_has_no_sites():
     model = toy_model(Counting(), IMAGES)
     assert model.sites == ()
     assert "1 activations for 2 images and 2 for 3" in model.no_activations
+
+
+def test_watching_does_not_import_the_compiler_of_torch():
+    """It takes seconds, of every audit."""
+    program = """
+import sys
+import torch
+from auditkit.testing import toy_model
+network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(72, 2))
+assert toy_model(network, torch.rand(3, 3, 8, 8)).sites
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -151,6 +151,13 @@ def test_the_columns_are_what_a_loop_over_the_covers_finds(network, samples):
         assert columns["flips"] == flips.any()
         assert columns["flipping_share"] == flips.mean()
         assert columns["largest_drop"] == pytest.approx(max(lost), abs=1e-6)
+        total, count = np.zeros((2, 8, 8))
+        for (top, left), drop in zip(corners, drops, strict=True):
+            total[top : top + 3, left : left + 3] += drop
+            count[top : top + 3, left : left + 3] += 1
+        speaks_for = np.sort((total / count).clip(0).flatten())
+        assert (total < 0).any()
+        assert columns["concentration"] == pytest.approx(speaks_for[-6:].sum() / speaks_for.sum(), rel=1e-4)
         top, left = corners[int(np.argmax(drops))]
         assert (columns["strongest_row"], columns["strongest_column"]) == (top + 1, left + 1)
     assert 0 < findings.columns["flips"].mean() <= 1
