@@ -6,7 +6,7 @@ import fnmatch
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -310,10 +310,7 @@ def _unit_key(bench: Workbench, planned: Planned, digests: Sequence[str]) -> dic
         "provider": model.info.provider,
         "device": model.device.type,
         "search": bench.search.description if bench.search is not None else None,
-        "fixed batch": [
-            model.batching.fixed,
-            bench.search.batching.fixed if bench.search is not None else None,
-        ],
+        "batching": [asdict(model.batching), asdict(bench.search.batching) if bench.search is not None else None],
         "class names": bench.class_names,
         "check": [planned.key, planned.check.spec.version, planned.distribution, planned.code],
         "options": dict(planned.options),

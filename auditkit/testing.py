@@ -183,9 +183,7 @@ def _context(check: Check, model: Model, samples: Samples, chosen: Mapping[str, 
         "started": time.monotonic(),
         **chosen,
     }
-    model = replace(model, batch=values["batch"])
-    if model.exact is not None:
-        model = replace(model, exact=replace(model.exact, batch=values["batch"]))
+    model = model.in_batches_of(values["batch"])
     if values["search"] is not None:
         values["search"] = replace(values["search"], batch=values["batch"])
     if "calibration" in values:

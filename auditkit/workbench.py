@@ -23,7 +23,7 @@ from auditkit.findings import check_columns
 from auditkit.models.base import Differentiable, Model
 from auditkit.models.loaded import Loaded
 from auditkit.models.open import choose_device, load_model
-from auditkit.models.prepare import folded_copy, quick_copy, search_copy
+from auditkit.models.prepare import folded_copy, quick_copy, search_copy, watched_copy
 from auditkit.models.preprocess import Preprocessing, parse_channels, parse_range
 from auditkit.models.torch_files import borrowed
 from auditkit.models.tryout import try_out
@@ -178,11 +178,7 @@ class Workbench:
                 raise ExecutionError(f"{type(error).__name__}: {text}") from error
 
     def _context(self, planned: Planned, samples: Samples, batch: int, began: float) -> tuple[Model, Context]:
-        model = replace(self.model, batch=batch)
-        if model.exact is not None:
-            model = replace(model, exact=replace(model.exact, batch=batch))
-        if model.quick is not None:
-            model = replace(model, quick=replace(model.quick, batch=batch))
+        model = self.model.in_batches_of(batch)
         context = Context(
             key=planned.key,
             seed=self.recipe.settings.seed,
@@ -279,6 +275,7 @@ def set_up(recipe: Recipe) -> Workbench:
         raise ExecutionError(f"{error}; {remedy}") from error
     folded = folded_copy(model, first.images)
     model = replace(model, quick=quick_copy(model, folded, first.images))
+    model = replace(model, watched=watched_copy(model, folded, first.images))
     search = search_copy(model, folded, first.images, settings.precision)
     return Workbench(recipe, loaded, steps, model, search, dataset, names, outside)
 

@@ -3,7 +3,8 @@
     python -m benchmarks.profile [--images 128] [--rounds 15] [--threads 1 2] [--cifar10 FOLDER]
     python -m benchmarks.profile --memory 1000 100000
 
-Bare and profiled passes take turns, in batches of 128. The first number of a line is the least time of each over the
+Bare passes of the user's network and profiled ones, of the copy that an audit takes activations from, take turns, in
+batches of 128. The first number of a line is the least time of each over the
 other, which a busy machine disturbs least; the second is the median of the ratios of neighbours. With one thread it is
 the processor's time that counts, with more the clock's.
 """
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from auditkit import ActivationTotals, Model, Samples, calibrate_activations, profile_activations
+from auditkit.models.prepare import folded_copy, watched_copy
 from auditkit.store import Unit
 from auditkit.summaries import merge_tallies
 from auditkit.testing import run_check, run_learn, toy_model
@@ -70,13 +72,16 @@ def compare(name: str, model: Model, images: Tensor, rounds: int) -> None:
     """Print what a profiled pass takes beside a bare one."""
     assert model.exact is not None
     exact = replace(model.exact, batch=BATCH)
-    usual = calibrate_activations(exact, model.sites, images, [f"{at:06d}" for at in range(len(images))])
+    watched = watched_copy(model, folded_copy(model, images), images)
+    assert watched is not None
+    watched = replace(watched, batch=BATCH)
+    usual = calibrate_activations(watched, model.sites, images, [f"{at:06d}" for at in range(len(images))])
     totals = ActivationTotals.none(model.sites, images.device)
     passes: dict[str, Callable[[], object]] = {
         "bare": lambda: exact.logits(images),
-        "profile": lambda: profile_activations(exact, model.sites, usual, images, totals),
-        "with exact kurtosis": lambda: profile_activations(exact, model.sites, usual, images, totals, True),
-        "numbers an image only": lambda: profile_activations(exact, model.sites, usual, images),
+        "profile": lambda: profile_activations(watched, model.sites, usual, images, totals),
+        "with exact kurtosis": lambda: profile_activations(watched, model.sites, usual, images, totals, True),
+        "numbers an image only": lambda: profile_activations(watched, model.sites, usual, images),
     }
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     taken: dict[str, list[float]] = {which: [] for which in passes}
@@ -90,7 +95,8 @@ def compare(name: str, model: Model, images: Tensor, rounds: int) -> None:
     bare = min(taken["bare"])
     print(
         f"{name}, {torch.get_num_threads()} threads: {len(model.sites)} sites, {values} values an image; "
-        f"bare {1e3 * bare / len(images):.2f} ms an image, {1e9 * bare / len(images) / values:.1f} ns a value",
+        f"bare {1e3 * bare / len(images):.2f} ms an image, {1e9 * bare / len(images) / values:.1f} ns a value; "
+        f"profiled: {watched.description}",
         flush=True,
     )
     for which, seconds in taken.items():

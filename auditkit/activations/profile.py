@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from auditkit.activations.calibration import ActivationCalibration
 from auditkit.activations.concentration import effective_share, top_share
+from auditkit.activations.histogram import count_bits
 from auditkit.activations.passes import Passes
 from auditkit.activations.planes import planes
 from auditkit.activations.totals import ActivationTotals
@@ -70,20 +68,9 @@ def profile_activations(
         ExecutionError: the network took another path for these images than for those that its sites were found with.
     """
     wanted = [site.negative or exact_moments for site in sites]
-    with _pool(images.device) as pool:
-        profiler = _Profiler(sites, calibration, totals, wanted, Passes(images.device, pool))
-        tap_activations(model, sites, images, profiler.tap)
+    profiler = _Profiler(sites, calibration, totals, wanted, Passes(images.device))
+    tap_activations(model, sites, images, profiler.tap)
     return profiler.statistics()
-
-
-@contextmanager
-def _pool(device: torch.device) -> Iterator[Executor | None]:
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield None
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        yield pool
 
 
 class _Profiler:
@@ -123,7 +110,7 @@ class _Profiler:
             self.norms.append(np.sqrt(((found.mass / everything.positions) ** 2).sum(1)))
         if self.totals is not None:
             self._add(self.totals, number, found)
-            self.totals.counts[number] += self.passes.histogram(seen.bits[:rows])
+            self.totals.counts[number] += count_bits(seen.bits[:rows].view(-1))
             if self.powers[number]:
                 self.totals.powers[number] += self.passes.powers(everything.take(rows))
 

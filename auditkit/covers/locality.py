@@ -56,6 +56,8 @@ def find_locality(quick: Differentiable | None, windows: Windows) -> Locality | 
     """
     if quick is None or quick.memory_format != torch.channels_last or quick.network.steps.layout != "nchw":
         return None
+    if quick.batching.copies > 1:
+        return None
     root = quick.network.network
     if not isinstance(root, fx.GraphModule):
         return None

@@ -47,28 +47,36 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Batching:
-    """Which batch sizes keep a row's result independent of the other rows.
+    """Which batches keep a row's result independent of the other rows.
 
     Kernels for a few rows, or for the last few of an uneven number, often round differently from those for many: a
     batch is filled up to a multiple of `minimum` (no vector register is wider) with copies of its first row. `fixed`
-    is for backends where even that is not enough, or that take one size only.
+    is for backends where even that is not enough, or that take one size only. Where rows are so many bytes long that
+    they begin at different places of a vector register, each is computed `copies` times and the first result is taken.
     """
 
     minimum: int = 16
     fixed: int | None = None
+    copies: int = 1
 
     def padded(self, rows: int) -> int:
         """Return the number of rows to really compute for a batch of `rows`."""
-        return self.fixed if self.fixed is not None else -(-rows // self.minimum) * self.minimum
+        computed = rows * self.copies
+        return self.fixed if self.fixed is not None else -(-computed // self.minimum) * self.minimum
 
     def chunk(self, batch: int) -> int:
         """Return the largest number of rows to compute at once when `batch` was asked for."""
-        return self.fixed if self.fixed is not None else batch
+        return max(1, (self.fixed if self.fixed is not None else batch) // self.copies)
 
+    def fill(self, tensor: Tensor) -> Tensor:
+        """Return the rows to really compute for those of `tensor` (N, ...)."""
+        rows = tensor.repeat_interleave(self.copies, 0) if self.copies > 1 else tensor
+        missing = self.padded(len(tensor)) - len(rows)
+        return rows if missing <= 0 else torch.cat([rows, tensor[:1].expand(missing, *tensor.shape[1:])])
 
-def _fill(tensor: Tensor, rows: int) -> Tensor:
-    missing = rows - len(tensor)
-    return tensor if missing <= 0 else torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])])
+    def pick(self, computed: Tensor, rows: int) -> Tensor:
+        """Return (rows, ...), what was computed for the rows that `fill` was given."""
+        return computed[: rows * self.copies : self.copies]
 
 
 def _parts(images: Tensor, rows: int) -> list[Tensor]:
@@ -110,8 +118,8 @@ class Differentiable:
         parts = []
         for at in range(0, len(images), size):
             given = [tensor[at : at + size] for tensor in (images, *aligned)]
-            rows = len(given[0])
-            parts.append(compute(*(_fill(tensor, self.batching.padded(rows)) for tensor in given))[:rows])
+            computed = compute(*(self.batching.fill(tensor) for tensor in given))
+            parts.append(self.batching.pick(computed, len(given[0])))
         return torch.cat(parts)
 
     def gradient(self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,14 +135,14 @@ class Differentiable:
         return torch.cat([logits for logits, _ in parts]), torch.cat([gradient for _, gradient in parts])
 
     def _gradient(self, images: Tensor, loss: Callable[..., Tensor], *aligned: Tensor) -> tuple[Tensor, Tensor]:
-        rows, computed = len(images), self.batching.padded(len(images))
+        rows, batching = len(images), self.batching
         with torch.enable_grad():
-            leaf = _fill(images.detach(), computed).requires_grad_(True)
+            leaf = batching.fill(images.detach()).requires_grad_(True)
             logits = self.forward(leaf)
-            losses = loss(logits, *(_fill(tensor, computed) for tensor in aligned))
+            losses = loss(logits, *(batching.fill(tensor) for tensor in aligned))
             # The rows that only fill the batch get no weight, and a sum (not a mean) keeps rows independent.
-            (gradient,) = torch.autograd.grad(losses[:rows].sum(), leaf)
-        return logits.detach()[:rows], gradient[:rows]
+            (gradient,) = torch.autograd.grad(batching.pick(losses, rows).sum(), leaf)
+        return batching.pick(logits.detach(), rows), batching.pick(gradient, rows)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 (N, K) for exactly these rows, with gradients where they are enabled; see `in_batches`."""
@@ -162,6 +170,8 @@ class Model:
     """A copy whose scores are those of the deployed model but for rounding, and come sooner; None: there is none."""
     sites: tuple[ActivationSite, ...] = ()
     """Where `exact` computes activations, in order of execution."""
+    watched: Differentiable | None = None
+    """The copy to take activations from: at `sites` they are those of `exact` but for rounding, and come sooner."""
     no_activations: str | None = None
     """Why there are no `sites`, where there is an `exact`."""
 
@@ -174,6 +184,13 @@ class Model:
             Capability.ACTIVATIONS: self.exact is not None and bool(self.sites),
         }
         return frozenset(capability for capability, is_had in had.items() if is_had)
+
+    def in_batches_of(self, batch: int) -> Model:
+        """Return the same model, asked with at most so many images at once."""
+        exact, quick, watched = (
+            copy if copy is None else replace(copy, batch=batch) for copy in (self.exact, self.quick, self.watched)
+        )
+        return replace(self, batch=batch, exact=exact, quick=quick, watched=watched)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the verdict's scores, float32 (N, K), for images (N, C, H, W) in [0, 1].
@@ -219,11 +236,11 @@ class Model:
         parts: list[Tensor] = []
         with torch.no_grad():
             for part in _parts(images, self.batching.chunk(self.batch)):
-                filled = _fill(part, self.batching.padded(len(part)))
+                filled = self.batching.fill(part)
                 answer = self.deployed(filled)
                 if answer.dim() == 0 or len(answer) != len(filled):
                     raise self._no_scores(answer, len(filled))
-                parts.append(answer[: len(part)].float())
+                parts.append(self.batching.pick(answer, len(part)).float())
         return torch.cat(parts)
 
     def _no_scores(self, answer: Tensor, images: int) -> ExecutionError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -13,10 +14,11 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
 from auditkit.models.base import Batching, Differentiable, Model
-from auditkit.models.batching import find_batching
+from auditkit.models.batching import find_batching, find_gradient_batching
 from auditkit.models.preprocess import copied
+from auditkit.models.taps import ActivationSite, tap_activations
 
-__all__ = ["Precision", "folded_copy", "quick_copy", "search_copy"]
+__all__ = ["Precision", "folded_copy", "quick_copy", "search_copy", "watched_copy"]
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -57,8 +59,47 @@ def quick_copy(model: Model, folded: Differentiable | None, images: Tensor) -> D
         return None
     if model.batching.fixed is not None:
         return replace(folded, batching=model.batching)
-    compute = replace(folded, batching=Batching(minimum=1))
-    return replace(folded, batching=find_batching(compute.logits, images, folded.batch))
+    return replace(folded, batching=_score_batching(folded, images))
+
+
+def watched_copy(model: Model, folded: Differentiable | None, images: Tensor) -> Differentiable | None:
+    """Return the copy that gives a network's activations soonest: they are those of `model.exact` but for rounding.
+
+    The two are compared on `images` (N, C, H, W). None without gradients.
+    """
+    exact = model.exact
+    if exact is None or folded is None or not model.sites:
+        return exact
+    images = images[:_TRIAL_ROWS].to(model.device)
+    if exact.batching.fixed is not None:
+        copy_ = replace(folded, batching=exact.batching)
+    else:
+        copy_ = model.quick or replace(folded, batching=_score_batching(folded, images))
+    return copy_ if _same_activations(exact, copy_, model.sites, images) else exact
+
+
+def _score_batching(copy_: Differentiable, images: Tensor) -> Batching:
+    compute = replace(copy_, batching=Batching(minimum=1), batch=max(copy_.batch, len(images)))
+    return find_batching(compute.logits, images, copy_.batch)
+
+
+def _same_activations(
+    exact: Differentiable, other: Differentiable, sites: Sequence[ActivationSite], images: Tensor
+) -> bool:
+    seen: list[Tensor] = []
+    different: list[bool] = []
+
+    def compare(site: int, activations: Tensor, rows: int) -> None:
+        wanted, got = seen[len(different)], activations[:rows]
+        rounding = _ROUNDING * wanted.abs().amax()
+        different.append(wanted.shape != got.shape or not bool((wanted - got).abs().amax() <= rounding))
+
+    try:
+        tap_activations(exact, sites, images, lambda site, values, rows: seen.append(values[:rows].clone()))
+        tap_activations(other, sites, images, compare)
+    except Exception:
+        return False
+    return len(different) == len(seen) and not any(different)
 
 
 def search_copy(
@@ -80,11 +121,8 @@ def search_copy(
         if precision != "auto" or (_is_faster(best, half, images) and _agrees(model.exact, half, images)):
             best = half
             break
-    compute = replace(best, batching=Batching(minimum=1))
     batching = model.exact.batching
-    if batching.fixed != 1:
-        batching = find_batching(lambda rows: compute.gradient(rows, _top_score)[1], images, best.batch)
-    return replace(best, batching=batching)
+    return replace(best, batching=batching if batching.fixed == 1 else find_gradient_batching(best, images))
 
 
 def _top_score(logits: Tensor) -> Tensor:

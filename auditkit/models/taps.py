@@ -103,8 +103,8 @@ def tap_activations(model: Differentiable, sites: Sequence[ActivationSite], imag
     size = model.batching.chunk(model.batch)
     for start in range(0, len(images), size):
         part = images[start : start + size]
-        filled = _repeated(part, model.batching.padded(len(part)))
-        observer = _Observer(sites, tap, len(part), len(filled))
+        filled = model.batching.fill(part)
+        observer = _Observer(sites, tap, len(part), len(filled), model.batching.copies)
         with torch.no_grad(), without_fast_paths(), watch_operations(observer.observe):
             model.forward(filled)
         observer.hold()
@@ -113,11 +113,12 @@ def tap_activations(model: Differentiable, sites: Sequence[ActivationSite], imag
 class _Observer:
     """Picks the activations out of the operations of one forward pass."""
 
-    def __init__(self, sites: Sequence[ActivationSite], tap: Tap, rows: int, filled: int) -> None:
+    def __init__(self, sites: Sequence[ActivationSite], tap: Tap, rows: int, filled: int, copies: int) -> None:
         self.sites = sites
         self.tap = tap
         self.rows = rows
         self.filled = filled
+        self.copies = copies
         self.numbers = {(site.operation, site.call): number for number, site in enumerate(sites)}
         self.wanted = {site.operation: site.calls for site in sites}
         self.calls = dict.fromkeys(self.wanted, 0)
@@ -128,7 +129,8 @@ class _Observer:
         number = self.numbers.get((name, self.calls[name]))
         self.calls[name] += 1
         if number is not None:
-            self.tap(number, _rows_first(result, self.sites[number].batch_axis, self.filled), self.rows)
+            values = _rows_first(result, self.sites[number].batch_axis, self.filled)
+            self.tap(number, values[:: self.copies], self.rows)
 
     def hold(self) -> None:
         if self.calls != self.wanted:

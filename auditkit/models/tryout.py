@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from auditkit.errors import AuditError, ExecutionError
 from auditkit.models.base import Batching, Differentiable, Model, ModelInfo
-from auditkit.models.batching import find_batching
+from auditkit.models.batching import find_batching, find_gradient_batching
 from auditkit.models.before_softmax import without_softmax
 from auditkit.models.labels import are_labels, count_classes
 from auditkit.models.loaded import Loaded
@@ -127,14 +127,23 @@ def _with_gradients(model: Model, loaded: Loaded, steps: Preprocessing, images: 
     reason = _gradient_fault(exact, images[:8]) or _disagreement(loaded, steps, prepared, model, images)
     if reason is not None:
         return replace(model, no_gradients=reason)
-    exact = replace(exact, batching=_gradient_batching(exact, images))
+    if exact.batching.fixed != 1:
+        exact = replace(exact, batching=find_gradient_batching(exact, images))
     exact = replace(exact, before_softmax=without_softmax(exact, images[:8]))
     source = "the model itself"
     if loaded.is_twin:
         source = "a torch twin of the ONNX graph, seen to agree with onnxruntime on the samples"
         source += " (straight-through gradients)" if loaded.quantised else ""
     sites, no_sites = _sites(exact, images)
-    return replace(model, exact=exact, no_gradients=None, gradient_source=source, sites=sites, no_activations=no_sites)
+    return replace(
+        model,
+        exact=exact,
+        no_gradients=None,
+        gradient_source=source,
+        sites=sites,
+        no_activations=no_sites,
+        watched=exact,
+    )
 
 
 def _sites(exact: Differentiable, images: Tensor) -> tuple[tuple[ActivationSite, ...], str | None]:
@@ -168,13 +177,6 @@ def _gradient_fault(exact: Differentiable, images: Tensor) -> str | None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"no gradient reaches the image ({(lines or [type(error).__name__])[0][:200]})"
     return None if bool(gradient.isfinite().all()) else "the gradient at the first images is not finite"
-
-
-def _gradient_batching(exact: Differentiable, images: Tensor) -> Batching:
-    if exact.batching.fixed == 1:
-        return exact.batching
-    free = replace(exact, batching=Batching(minimum=1))
-    return find_batching(lambda rows: free.gradient(rows, _top_score)[1], images, exact.batch)
 
 
 def _disagreement(loaded: Loaded, steps: Preprocessing, twin: nn.Module, model: Model, images: Tensor) -> str | None:

@@ -60,6 +60,13 @@ def batch_diagnoses(loaded: Loaded, model: Model) -> Iterator[Diagnosis]:
             "A row's scores change with the size of the batch, if only in the last digits; "
             f"all batches have {fixed} rows.",
         )
+    elif (copies := model.batching.copies) > 1:
+        yield info(
+            "batch_size",
+            "A row's scores change with its place in the batch, if only in the last digits; "
+            f"each image is computed {copies} times, which costs time.",
+            "give the layers a multiple of four inputs",
+        )
 
 
 def _difference(scores: Tensor, other: Tensor) -> float:

@@ -56,7 +56,7 @@ class Loudest:
 
 def loudest(model: Model, images: Tensor, numbers: Sequence[int]) -> list[Loudest]:
     """Return for each image (N, C, H, W) where it is loudest at the site of its own number."""
-    assert model.exact is not None  # noqa: S101 (who asks has sites)
+    assert model.watched is not None  # noqa: S101 (who asks has sites)
     found: dict[int, Loudest] = {}
     seen = [0] * len(model.sites)
 
@@ -66,7 +66,7 @@ def loudest(model: Model, images: Tensor, numbers: Sequence[int]) -> list[Loudes
                 found[seen[number] + row] = _loudest(model.sites[number], activations[row])
         seen[number] += rows
 
-    tap_activations(model.exact, model.sites, images, tap)
+    tap_activations(model.watched, model.sites, images, tap)
     return [found[row] for row in range(len(images))]
 
 

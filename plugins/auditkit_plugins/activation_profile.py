@@ -115,8 +115,8 @@ class ActivationProfile:
 
     def learn(self, model: Model, samples: Samples, ctx: Context) -> Lesson:
         """Learn what is usual for each unit."""
-        assert model.exact is not None  # noqa: S101 (declared in the spec)
-        return calibrate_activations(model.exact, model.sites, samples.images, samples.ids).arrays()
+        assert model.watched is not None  # noqa: S101 (declared in the spec)
+        return calibrate_activations(model.watched, model.sites, samples.images, samples.ids).arrays()
 
     def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
         """Profile clean images, attacked ones, and controls."""
@@ -159,12 +159,12 @@ class ActivationProfile:
         ctx: Context,
         totals: ActivationTotals | None = None,
     ) -> ActivationStatistics:
-        assert model.exact is not None  # noqa: S101 (declared in the spec)
+        assert model.watched is not None  # noqa: S101 (declared in the spec)
         parts = []
         for start in range(0, max(1, len(images)), ctx.batch):
             ctx.check_time()
             part = images[start : start + ctx.batch]
-            parts.append(profile_activations(model.exact, model.sites, usual, part, totals, self.exact_kurtosis))
+            parts.append(profile_activations(model.watched, model.sites, usual, part, totals, self.exact_kurtosis))
         return ActivationStatistics.joined(parts)
 
 

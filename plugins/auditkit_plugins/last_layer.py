@@ -56,7 +56,7 @@ def with_bounded_features(
         # A batch may be filled up, but a layer that all images go through twice would be there twice as often.
         if not len(part) <= rows < 2 * max(len(part), exact.batching.padded(len(part))):
             return None
-        features.append(torch.cat(seen)[: len(part)])
+        features.append(exact.batching.pick(torch.cat(seen), len(part)))
     return torch.cat(features), torch.cat(logits)
 
 

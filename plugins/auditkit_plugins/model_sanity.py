@@ -232,10 +232,11 @@ def _depends_on_company(model: Model, samples: Samples, ctx: Context) -> Tensor:
     """Return bool (N,): whether scores alone differ from those among others, in batches of each size.
 
     `Model.logits` fills batches up, which would hide what is looked for; but a model that takes one size only, or whose
-    rows are independent at one size only, is asked through it. Another order of summation is no dependence, and in a
-    quantised network it can move a value by a whole step: what rounding alone does to the same images is allowed for.
+    rows are independent at one size above one only, is asked through it. Another order of summation is no dependence,
+    and in a quantised network it can move a value by a whole step: what rounding alone does to the same images is
+    allowed for.
     """
-    direct = model.batching.fixed is None
+    direct = model.batching.fixed is None or (model.batching.fixed == 1 and _takes_several(model, samples.images))
     draws = ctx.streams(samples.ids, "company")
     by_rounding = _moved_by_rounding(model, samples, draws, direct)
     alone: Tensor | None = None
@@ -250,6 +251,14 @@ def _depends_on_company(model: Model, samples: Samples, ctx: Context) -> Tensor:
         tolerance = max(_BATCH_TOLERANCE, floating, _LIKE_ROUNDING * by_rounding)
         differs = differs | (_gap(together, alone) > tolerance)
     return differs
+
+
+def _takes_several(model: Model, images: Tensor) -> bool:
+    with torch.no_grad():
+        try:
+            return len(model.deployed(images[:2])) == len(images[:2])
+        except Exception:
+            return False
 
 
 def _in_batches(model: Model, images: Tensor, size: int, direct: bool) -> Tensor:
