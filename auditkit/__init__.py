@@ -16,9 +16,16 @@ if TYPE_CHECKING:
         profile_activations,
         tail_index,
     )
-    from auditkit.artifacts import CLEAN_LOGITS, Artifact
+    from auditkit.artifacts import CLEAN_LOGITS, Artifact, Shelf
     from auditkit.attack import ATTACK_CURVES, ATTACK_FLAGS, ATTACK_METRICS, CONTROL_METRIC, Attack, cascade
     from auditkit.auditing import AuditResult, audit, load_result
+    from auditkit.bounding import (
+        activation_quantiles,
+        bounded_copy,
+        bounded_differentiable,
+        bounded_model,
+        train_bounds,
+    )
     from auditkit.budgets import Budgets, budget_text
     from auditkit.check import (
         OUTSIDE,
@@ -43,6 +50,15 @@ if TYPE_CHECKING:
     )
     from auditkit.context import Context
     from auditkit.covers import QUICK_LOGITS, CoverSweep, Fill, Windows, cover_sweep, filling, pixel_map, zeiler_map
+    from auditkit.detection import (
+        STICKER_SCORES,
+        Evidence,
+        StickerDetector,
+        StickerRule,
+        activity,
+        fit_rule,
+        gather_evidence,
+    )
     from auditkit.errors import AuditError, ExecutionError, ExitCode, UsageError
     from auditkit.exhibits import difference_panel, heat_panel, image_panel, overlay_panel
     from auditkit.models.base import Capability, Differentiable, Model
@@ -51,9 +67,10 @@ if TYPE_CHECKING:
     from auditkit.origin import Origin
     from auditkit.queries import Expectation, Goal, Queries
     from auditkit.result import Result, Verdict
+    from auditkit.rows import take_rows
     from auditkit.saliency_map import saliency
     from auditkit.samples import Samples, open_dataset
-    from auditkit.stats import Estimate
+    from auditkit.stats import Estimate, exact_mcnemar, proportion
     from auditkit.stored import as_jpeg, from_16bit
     from auditkit.streams import Streams
     from auditkit.threat import Norm, ThreatModel
@@ -66,6 +83,7 @@ __all__ = [
     "CONTROL_METRIC",
     "OUTSIDE",
     "QUICK_LOGITS",
+    "STICKER_SCORES",
     "ActivationCalibration",
     "ActivationSite",
     "ActivationStatistics",
@@ -83,6 +101,7 @@ __all__ = [
     "Curve",
     "Differentiable",
     "Estimate",
+    "Evidence",
     "ExecutionError",
     "Exhibit",
     "ExitCode",
@@ -107,7 +126,10 @@ __all__ = [
     "Queries",
     "Result",
     "Samples",
+    "Shelf",
     "Spec",
+    "StickerDetector",
+    "StickerRule",
     "Streams",
     "Summarising",
     "Table",
@@ -116,15 +138,23 @@ __all__ = [
     "UsageError",
     "Verdict",
     "Windows",
+    "activation_quantiles",
+    "activity",
     "as_jpeg",
     "audit",
+    "bounded_copy",
+    "bounded_differentiable",
+    "bounded_model",
     "budget_text",
     "calibrate_activations",
     "cascade",
     "cover_sweep",
     "difference_panel",
+    "exact_mcnemar",
     "filling",
+    "fit_rule",
     "from_16bit",
+    "gather_evidence",
     "heat_panel",
     "image_panel",
     "load_result",
@@ -132,9 +162,12 @@ __all__ = [
     "overlay_panel",
     "pixel_map",
     "profile_activations",
+    "proportion",
     "saliency",
     "tail_index",
+    "take_rows",
     "tap_activations",
+    "train_bounds",
     "watch_operations",
     "zeiler_map",
 ]
@@ -151,9 +184,16 @@ _HOMES = {
         "profile_activations",
         "tail_index",
     ),
-    "artifacts": ("CLEAN_LOGITS", "Artifact"),
+    "artifacts": ("CLEAN_LOGITS", "Artifact", "Shelf"),
     "attack": ("ATTACK_CURVES", "ATTACK_FLAGS", "ATTACK_METRICS", "CONTROL_METRIC", "Attack", "cascade"),
     "auditing": ("AuditResult", "audit", "load_result"),
+    "bounding": (
+        "activation_quantiles",
+        "bounded_copy",
+        "bounded_differentiable",
+        "bounded_model",
+        "train_bounds",
+    ),
     "budgets": ("Budgets", "budget_text"),
     "check": (
         "OUTSIDE",
@@ -187,6 +227,15 @@ _HOMES = {
         "pixel_map",
         "zeiler_map",
     ),
+    "detection": (
+        "STICKER_SCORES",
+        "Evidence",
+        "StickerDetector",
+        "StickerRule",
+        "activity",
+        "fit_rule",
+        "gather_evidence",
+    ),
     "errors": ("AuditError", "ExecutionError", "ExitCode", "UsageError"),
     "exhibits": ("difference_panel", "heat_panel", "image_panel", "overlay_panel"),
     "models.base": ("Capability", "Differentiable", "Model"),
@@ -195,9 +244,10 @@ _HOMES = {
     "origin": ("Origin",),
     "queries": ("Expectation", "Goal", "Queries"),
     "result": ("Result", "Verdict"),
+    "rows": ("take_rows",),
     "saliency_map": ("saliency",),
     "samples": ("Samples", "open_dataset"),
-    "stats": ("Estimate",),
+    "stats": ("Estimate", "exact_mcnemar", "proportion"),
     "stored": ("as_jpeg", "from_16bit"),
     "streams": ("Streams",),
     "threat": ("Norm", "ThreatModel"),

@@ -1,4 +1,4 @@
-"""The command line: `auditkit run`, `gate`, `report`, `harden`, `checks`, `demo`, `init`, `doctor`."""
+"""The command line: `auditkit run`, `gate`, `report`, `harden`, `stickers`, `checks`, `demo`, `init`, `doctor`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ _AFTER_HARDENING = """\
 What the bounds buy is not known yet: only an audit of both models, with the same options, measures it.
 next: auditkit run {model} --data {data} --out audit-before
       auditkit run {out} --data {data} --out audit-after"""
+
+_AFTER_FITTING = """\
+next: auditkit run {model} --data {data} --checks detect.stickers
+      judges it on the images that it has not seen; use the same options and seed"""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -292,6 +296,40 @@ def harden(model: str, data: str, out: Path, quantile: float, per: Any, overflow
     settings = settings_from({name: value for name, value in given.items() if value is not None})
     click.echo(write_hardened(Recipe(model, data, settings), out, quantile, per, overflow).summary())
     click.echo(_AFTER_HARDENING.format(model=model, data=data, out=out))
+    return 0
+
+
+@cli.group()
+def stickers() -> None:
+    """Deploy a detector of stickers beside a model."""
+
+
+@stickers.command("fit")
+@click.argument("model")
+@click.option("--data", required=True, help="Folder, .npz, module:factory or path.py:factory.")
+@click.option("--out", type=_PATH, required=True, help="New .npz file.")
+@click.option("--set", "chosen", multiple=True, metavar="NAME=VALUE", help="Option of the check detect.stickers.")
+@_model_options
+@_sample_options
+@click.option("--seed", type=int, help="Decides which images are held out. Default: 0.")
+@click.option("--batch", type=int, help="Images at once; changes speed only.")
+@click.option("--device", help="auto (default), cpu, cuda, cuda:1.")
+def fit(model: str, data: str, out: Path, chosen: tuple[str, ...], **given: Any) -> int:
+    """Fit and calibrate a detector of stickers for MODEL, and write it to a file."""
+    from auditkit.config import settings_from
+    from auditkit.stickers import fit_stickers
+    from auditkit.workbench import Recipe
+
+    options = {}
+    for item in chosen:
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set takes NAME=VALUE here, such as queries=100; got {item!r}")
+        options[name.strip()] = value
+    settings = settings_from({name: value for name, value in given.items() if value is not None})
+    fitted = fit_stickers(Recipe(model, data, settings), out, options)
+    click.echo(fitted.summary())
+    click.echo(_AFTER_FITTING.format(model=model, data=data, out=out))
     return 0
 
 

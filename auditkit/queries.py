@@ -82,14 +82,15 @@ class Queries:
         """Whether `gradient` may be asked."""
         return self._search is not None
 
-    def logits(self, images: Tensor, marks: Tensor | None = None) -> Tensor:
+    def logits(self, images: Tensor, marks: Tensor | None = None, worth: Tensor | None = None) -> Tensor:
         """Return float32 (N * P, K) for images in [0, 1]; one forward pass each.
 
-        `marks` (N * P, M) describe the images in the numbers that the attack named.
+        `marks` (N * P, M) describe the images in the numbers that the attack named. `worth` (N * P,) says how good each
+        would be as a success where the goal is the strongest one, smaller being better; without it that is its margin.
         """
         with torch.no_grad():
             scores = self._search.logits(images) if self._search is not None else self._model.logits(images)
-        self._note(images, scores, marks)
+        self._note(images, scores, marks, worth)
         self.forwards += len(images) // len(self._clean)
         return scores
 

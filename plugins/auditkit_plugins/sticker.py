@@ -28,7 +28,7 @@ from auditkit import (
     Streams,
 )
 
-__all__ = ["Sticker", "StickerState"]
+__all__ = ["Sticker", "StickerState", "margin_of"]
 
 # Which share of the queries tries whole sets of stickers, before single ones are moved.
 _SHARE_OF_FIRST_TRIES, _MOST_FIRST_TRIES = 0.05, 10
@@ -173,7 +173,7 @@ class Sticker(Attack):
         """Ask the gradient which places promise most, if that is wanted and there is one."""
         if not self.guided or not model.differentiable:
             return state
-        _, gradient = model.gradient(state.clean, _margin, state.labels)
+        _, gradient = model.gradient(state.clean, margin_of, state.labels)
         gains = torch.stack([-(gradient * (1 - state.clean)).sum(1), (gradient * state.clean).sum(1)], 1)
         promise = torch.zeros_like(gains)
         for share in self.side:
@@ -186,8 +186,8 @@ class Sticker(Attack):
     def step(self, model: Queries, state: StickerState) -> StickerState:
         """Ask about a new set of stickers, or about the best one with one sticker changed."""
         stickers = self._proposed(state)
-        images = self._composed(state, stickers)
-        margin = _margin(model.logits(images, stickers.flatten(1)), state.labels)
+        images = self.composed(state, stickers)
+        margin = self.ask(model, state, stickers, images)
         better = margin < state.margin
         return replace(
             state,
@@ -197,13 +197,17 @@ class Sticker(Attack):
             step=state.step + 1,
         )
 
+    def ask(self, model: Queries, state: StickerState, stickers: Tensor, images: Tensor) -> Tensor:
+        """Ask about images with these stickers; return how good they are (N,), smaller being better: their margin."""
+        return margin_of(model.logits(images, stickers.flatten(1)), state.labels)
+
     def control(self, origin: Origin) -> Tensor:
         """Put stickers of full size anywhere."""
         state = self.start(origin)
         draws = origin.rng.uniform(0, (self.light + self.dark, _DRAWS))
         corners = self._anywhere(state, draws)
         sides = state.side.view(-1, 1, 1).expand(-1, self.light + self.dark, 2)
-        return self._composed(state, self._inside(state, torch.cat([corners, sides], 2)))
+        return self.composed(state, self._inside(state, torch.cat([corners, sides], 2)))
 
     def _proposed(self, state: StickerState) -> Tensor:
         """Return (N, S, 4): all stickers anew in the first queries, then the best set with one sticker changed."""
@@ -247,7 +251,7 @@ class Sticker(Attack):
         corners = stickers[..., :2].round().minimum(extent - sides).clamp(min=0)
         return torch.cat([corners, sides], 2)
 
-    def _composed(self, state: StickerState, stickers: Tensor) -> Tensor:
+    def composed(self, state: StickerState, stickers: Tensor) -> Tensor:
         """Return (N, C, H, W): the clean images with these stickers."""
         light = (self._shapes(state, stickers[:, : self.light])).unsqueeze(2)
         dark = (self._shapes(state, stickers[:, self.light :])).unsqueeze(2)
@@ -274,6 +278,7 @@ def _in_pixels(share: float, images: Tensor) -> int:
     return side
 
 
-def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+def margin_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (N,): how far the score (N, K) of its own class lies above the best other one of each row."""
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     return own - logits.scatter(1, labels.unsqueeze(1), -math.inf).amax(1)
