@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from scipy import special
 from torch import Tensor, nn
 
 from auditkit.bounding import (
@@ -31,10 +30,10 @@ from auditkit.models.base import Model
 from auditkit.models.open import load_model
 from auditkit.models.tryout import try_out
 from auditkit.samples import Samples
-from auditkit.stats import Estimate, proportion
+from auditkit.stats import Estimate, exact_mcnemar, proportion
 from auditkit.workbench import Recipe, Workbench, protected, set_up
 
-__all__ = ["Hardened", "exact_mcnemar", "harden"]
+__all__ = ["Hardened", "harden"]
 
 # Enough to trace a network with, and to see that its file computes the same.
 _TRIAL_IMAGES = 8
@@ -143,11 +142,6 @@ def harden(
         gained=int(((before != labels) & (after == labels)).sum()),
         changed=int((before != after).sum()),
     )
-
-
-def exact_mcnemar(lost: int, gained: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test: that of as many fair coins (McNemar 1947)."""
-    return min(1.0, 2 * float(special.bdtr(min(lost, gained), lost + gained, 0.5)))
 
 
 def _is_onnx(recipe: Recipe) -> bool:

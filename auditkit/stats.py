@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy import special
 
-__all__ = ["CONFIDENCE", "Estimate", "images_to_decide", "mean", "median", "proportion"]
+__all__ = ["CONFIDENCE", "Estimate", "exact_mcnemar", "images_to_decide", "mean", "median", "proportion"]
 
 CONFIDENCE = 0.95
 _MOST_IMAGES = 10_000_000
@@ -87,6 +87,11 @@ def median(values: npt.NDArray[np.floating], confidence: float = CONFIDENCE) -> 
     low, high = float(values[first]), float(values[n - 1 - first])
     method = "order statistics" if left_out else "smallest to largest value"
     return Estimate(value=float(np.median(values)), low=low, high=high, n=n, method=method)
+
+
+def exact_mcnemar(lost: int, gained: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: that of as many fair coins (McNemar 1947)."""
+    return min(1.0, 2 * float(special.bdtr(min(lost, gained), lost + gained, 0.5)))
 
 
 def images_to_decide(estimate: Estimate, threshold: float, confidence: float = CONFIDENCE) -> int | None:

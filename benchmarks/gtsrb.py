@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from auditkit.demo.network import SignNet
@@ -27,6 +27,8 @@ GTSRB = Path(__file__).parents[2] / "shared" / "data" / "gtsrb"
 _BATCH = 64
 _PEAK_RATE = 6e-3
 _LARGEST_SHIFT = 3
+# How many lines a training prints at most, about.
+_REPORTS = 20
 
 
 def network(weights: str | os.PathLike[str]) -> SignNet:
@@ -58,27 +60,46 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
 def train(images: Tensor, labels: Tensor, epochs: int) -> SignNet:
     """Return a network trained on these images, in evaluation mode."""
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
     signs = SignNet(CLASSES)
-    optimiser = torch.optim.AdamW(signs.parameters(), weight_decay=0.02)
-    batches = len(labels) // _BATCH
+    fit(signs, images, labels, epochs=epochs, generator=torch.Generator().manual_seed(0))
+    return signs
+
+
+def fit(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int,
+    generator: torch.Generator,
+    batch: int = _BATCH,
+) -> None:
+    """Train a network on images (N, 3, H, W) in [0, 1] with labels (N,), and leave it in evaluation mode.
+
+    All chance, that of the order and of the augmentation, comes from the generator. Images that fill no batch wait for
+    a later epoch.
+    """
+    network.train()
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
+    batches = len(labels) // batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=_PEAK_RATE, epochs=epochs, steps_per_epoch=batches)
     for epoch in range(epochs):
         order = torch.randperm(len(labels), generator=generator)
         total = 0.0
-        for rows in order[: batches * _BATCH].view(batches, _BATCH):
-            loss = functional.cross_entropy(signs(augmented(images[rows], generator)), labels[rows])
+        for rows in order[: batches * batch].view(batches, batch):
+            loss = functional.cross_entropy(network(augmented(images[rows], generator)), labels[rows])
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
             total += float(loss.detach())
-        print(f"epoch {epoch + 1}: loss {total / batches:.4f}", flush=True)
-    return signs.eval()
+        if (epoch + 1) % max(1, epochs // _REPORTS) == 0:
+            print(f"epoch {epoch + 1}: loss {total / batches:.4f}", flush=True)
+    network.eval()
 
 
 @torch.inference_mode()
-def accuracy(signs: SignNet, images: Tensor, labels: Tensor) -> float:
+def accuracy(signs: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the share that the network reads right."""
     return float((signs(images).argmax(1) == labels).double().mean())
 

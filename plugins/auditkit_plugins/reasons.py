@@ -26,7 +26,7 @@ from auditkit_plugins.attribution.integrated_gradients import baseline_images
 from auditkit_plugins.faithfulness import Faithfulness, elsewhere, faithfulness, places
 from auditkit_plugins.localisation import Localisation, localise
 from auditkit_plugins.reasons_gallery import worst_images
-from auditkit_plugins.relevance import Method, relevance
+from auditkit_plugins.relevance import RelevanceMethod, relevance
 
 __all__ = ["Reasons"]
 
@@ -165,7 +165,7 @@ class Reasons:
         },
     )
 
-    method: Method = "occlusion"
+    method: RelevanceMethod = "occlusion"
     """Which map says what is relevant."""
     steps: Annotated[int, Field(ge=2, le=1000)] = 28
     """Steps in which pixels are taken away or shown."""

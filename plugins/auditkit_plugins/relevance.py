@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -13,21 +13,25 @@ from auditkit import (
     QUICK_LOGITS,
     Context,
     CoverSweep,
-    Differentiable,
     Model,
     Samples,
     Windows,
     pixel_map,
-    saliency,
 )
-from auditkit_plugins.attribution import grad_cam, integrated_gradients, smoothgrad
+from auditkit_plugins.attribution.methods import MethodName, method
 
-__all__ = ["Method", "Relevance", "relevance"]
+__all__ = ["Relevance", "RelevanceMethod", "relevance"]
 
-Method = Literal["occlusion", "gradient", "smoothgrad", "integrated", "gradcam"]
+RelevanceMethod = Literal["occlusion"] | MethodName
 
-_DRAWS = 25
-_NODES = 32
+_TITLES: Mapping[MethodName, str] = MappingProxyType(
+    {
+        "saliency": "saliency",
+        "smoothgrad": "SmoothGrad",
+        "integrated": "integrated gradients",
+        "gradcam": "Grad-CAM",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,16 @@ class Relevance:
     backwards: int
 
 
-def relevance(method: Method, model: Model, samples: Samples, classes: Tensor, ctx: Context) -> Relevance:
+def relevance(name: RelevanceMethod, model: Model, samples: Samples, classes: Tensor, ctx: Context) -> Relevance:
     """Return maps for `classes`, int64 (N,), of all samples of a shard.
 
     Without gradients it is occlusion, whatever was asked for.
     """
-    if method == "occlusion" or model.exact is None:
+    if name == "occlusion" or model.exact is None:
         return _occlusion(samples, classes, ctx)
-    return _METHODS[method](model.exact, samples, classes, ctx)
+    chosen = method(name, model.exact, samples.images)
+    maps = chosen.maps(model.exact, samples.images, classes, ctx.streams(samples.ids, name))
+    return Relevance(maps, _TITLES[name], chosen.forwards, chosen.backwards)
 
 
 def _occlusion(samples: Samples, classes: Tensor, ctx: Context) -> Relevance:
@@ -61,26 +67,3 @@ def _occlusion(samples: Samples, classes: Tensor, ctx: Context) -> Relevance:
     chosen = classes.view(-1, 1, 1).expand(-1, len(windows), 1)
     lost = clean.gather(1, classes.unsqueeze(1)) - covered.gather(2, chosen).squeeze(2)
     return Relevance(pixel_map(lost, windows).clamp_min(0), "occlusion", 1 + len(windows), 0)
-
-
-def _gradient(model: Differentiable, samples: Samples, classes: Tensor, ctx: Context) -> Relevance:
-    return Relevance(saliency(model, samples.images, classes), "saliency", 1, 1)
-
-
-def _smoothgrad(model: Differentiable, samples: Samples, classes: Tensor, ctx: Context) -> Relevance:
-    streams = ctx.streams(samples.ids, "smoothgrad")
-    return Relevance(smoothgrad(model, samples.images, classes, streams, _DRAWS).maps, "SmoothGrad", _DRAWS, _DRAWS)
-
-
-def _integrated(model: Differentiable, samples: Samples, classes: Tensor, ctx: Context) -> Relevance:
-    maps = integrated_gradients(model, samples.images, classes, _NODES, "blur").maps
-    return Relevance(maps, "integrated gradients", _NODES + 2, _NODES)
-
-
-def _gradcam(model: Differentiable, samples: Samples, classes: Tensor, ctx: Context) -> Relevance:
-    return Relevance(grad_cam(model, samples.images, classes), "Grad-CAM", 1, 1)
-
-
-_METHODS: Mapping[str, Callable[[Differentiable, Samples, Tensor, Context], Relevance]] = MappingProxyType(
-    {"gradient": _gradient, "smoothgrad": _smoothgrad, "integrated": _integrated, "gradcam": _gradcam}
-)

@@ -20,7 +20,7 @@ from auditkit_plugins.outline import outlined
 from auditkit_plugins.reasons import Reasons
 
 QUICK = {"steps": 3, "traced": 0.5}
-METHODS = ("occlusion", "gradient", "smoothgrad", "integrated", "gradcam")
+METHODS = ("occlusion", "saliency", "smoothgrad", "integrated", "gradcam")
 OBJECT = (slice(2, 6), slice(1, 5))
 SHARE = 16 / 64
 
@@ -84,7 +84,7 @@ def test_every_map_keeps_the_contract(conv, method):
     assert_contract(Reasons, options={"method": method, **QUICK}, network=conv, samples=samples)
 
 
-@pytest.mark.parametrize("method", ["gradient", "integrated"])
+@pytest.mark.parametrize("method", ["saliency", "integrated"])
 def test_of_a_model_that_looks_at_the_object_alone_everything_lies_on_it(method):
     model, samples = toy(Looks(at_object=True))
     found = run_check(Reasons(method=method, **QUICK), model, samples).columns
@@ -99,7 +99,7 @@ def test_of_a_model_that_looks_at_the_object_alone_everything_lies_on_it(method)
 
 def test_of_a_model_that_looks_beside_the_object_nothing_lies_on_it():
     model, samples = toy(Looks(at_object=False))
-    findings = run_check(Reasons(method="gradient", **QUICK), model, samples)
+    findings = run_check(Reasons(method="saliency", **QUICK), model, samples)
     found = findings.columns
     np.testing.assert_allclose(found["relevance_mass"], 0)
     np.testing.assert_allclose(found["ratio"], 0)
@@ -114,7 +114,7 @@ def test_occlusion_tells_the_two_models_apart_without_gradients():
     for at_object in (False, True):
         model, samples = toy(Looks(at_object=at_object))
         blind = replace(model, exact=None, no_gradients="none", quick=None)
-        found = estimates(run_check(Reasons(method="gradient", **QUICK), blind, samples))
+        found = estimates(run_check(Reasons(method="saliency", **QUICK), blind, samples))
         assert found == estimates(run_check(Reasons(**QUICK), blind, samples)), "without gradients it is occlusion"
         ratios.append(found["ratio"])
     assert ratios[0] < 1 < 1.5 < ratios[1]
@@ -125,7 +125,7 @@ def test_an_image_whose_object_is_unknown_is_counted_and_measures_nothing():
     model, samples = toy(network)
     some = masked(samples, 2, 7)
     some.masks[4] = True
-    findings = run_check(Reasons(method="gradient", **QUICK), model, some)
+    findings = run_check(Reasons(method="saliency", **QUICK), model, some)
     found = findings.columns
     known = [row not in (2, 4, 7) for row in range(12)]
     assert found["masked"].tolist() == found["measured"].tolist() == known
@@ -153,7 +153,7 @@ def test_without_masks_the_maps_are_still_held_to_deletion_and_insertion(conv):
 
 def test_a_faithful_map_beats_its_control_both_ways(conv):
     samples = toy_samples(16, network=conv)
-    found = run_check(Reasons(method="gradient", steps=4), toy_model(conv, samples.images), samples).columns
+    found = run_check(Reasons(method="saliency", steps=4), toy_model(conv, samples.images), samples).columns
     sooner = found["deletion"] < found["deletion_control"]
     clearer = found["insertion"] > found["insertion_control"]
     assert (sooner != clearer).any(), "for some only one of the two holds"

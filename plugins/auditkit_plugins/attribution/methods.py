@@ -53,7 +53,9 @@ def method(name: MethodName, model: Differentiable, like: Tensor) -> Method:
             )
         case "integrated":
             return Method(
-                lambda model, images, classes, streams: integrated_gradients(model, images, classes, _STEPS).maps,
+                lambda model, images, classes, streams: (
+                    integrated_gradients(model, images, classes, _STEPS, "blur").maps
+                ),
                 _STEPS + 2,
                 _STEPS,
             )
