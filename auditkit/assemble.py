@@ -28,7 +28,7 @@ from auditkit.result import (
     Verdict,
 )
 from auditkit.store import Store, Unit
-from auditkit.summaries import class_table, concluded, merge_tallies
+from auditkit.summaries import class_estimates, class_table, concluded, merge_tallies
 from auditkit.threat import ThreatModel
 from auditkit.workbench import Workbench
 
@@ -111,7 +111,8 @@ def _check(
         return record.model_copy(update={"status": "failed", "reason": str(error)}), ()
     estimates, titles = metrics(spec, columns, others)
     judged = _judged(bench, planned, execution)
-    by_class = class_table(spec, columns, table["label"][judged], bench.class_names, others)
+    classes = class_estimates(spec, columns, table["label"][judged], bench.class_names, others)
+    by_class = class_table(spec, classes)
     table |= {f"{planned.key}/{name}": _spread(column, judged) for name, column in columns.items()}
     if not judged.all():
         table[f"{planned.key}/held_out"] = judged
@@ -137,7 +138,7 @@ def _check(
             "exhibits": tuple(_exhibit(planned.key, at, exhibit, arrays) for at, exhibit in enumerate(exhibits)),
         }
     )
-    return record, flags(spec, planned.key, estimates)
+    return record, flags(spec, planned.key, estimates, classes.estimates)
 
 
 def _conclusion(planned: Planned, units: Sequence[Unit]) -> tuple[tuple[TableRecord, ...], tuple[ProfileRecord, ...]]:

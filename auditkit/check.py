@@ -113,6 +113,9 @@ class FlagRule:
     above: float
     text: str
     remedy: str
+    each_class: bool = False
+    """Whether it is raised for single classes: where the whole interval of the metric, which is one of those of
+    `by_class`, lies beyond the threshold. Its text is followed by the names of these classes."""
     doubts: frozenset[Capability] = frozenset()
     """While the flag is up, a check that needs one of these proves no robustness: its requirements cannot pass."""
 

@@ -300,19 +300,30 @@ def maps(spec: Spec, columns: Columns, height: int, width: int) -> list[Exhibit]
     return pictures
 
 
-def flags(spec: Spec, key: str, estimates: Mapping[str, Estimate]) -> tuple[FlagRecord, ...]:
-    """Return the flags whose rule is met."""
-    return tuple(
-        FlagRecord(
-            id=rule.id,
-            check=key,
-            text=rule.text,
-            remedy=rule.remedy,
-            doubts=tuple(sorted(need.value for need in rule.doubts)),
-        )
-        for rule in spec.flags
-        if rule.metric in estimates and estimates[rule.metric].value > rule.above
-    )
+def flags(
+    spec: Spec,
+    key: str,
+    estimates: Mapping[str, Estimate],
+    by_class: Mapping[str, Mapping[str, Estimate]] = MappingProxyType({}),
+) -> tuple[FlagRecord, ...]:
+    """Return the flags whose rule is met; `by_class` holds estimates by the names of classes."""
+    raised = []
+    for rule in spec.flags:
+        text = rule.text
+        if rule.each_class:
+            classes = {
+                name: of_class[rule.metric]
+                for name, of_class in by_class.items()
+                if rule.metric in of_class and of_class[rule.metric].low > rule.above
+            }
+            if not classes:
+                continue
+            text += " " + ", ".join(f"{name}: {estimate}" for name, estimate in classes.items()) + "."
+        elif rule.metric not in estimates or not estimates[rule.metric].value > rule.above:
+            continue
+        doubts = tuple(sorted(need.value for need in rule.doubts))
+        raised.append(FlagRecord(id=rule.id, check=key, text=text, remedy=rule.remedy, doubts=doubts))
+    return tuple(raised)
 
 
 def top_exhibits(exhibits: Iterable[Exhibit], count: int) -> list[Exhibit]:

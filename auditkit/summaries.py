@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,7 @@ from auditkit.findings import Columns, metrics
 from auditkit.result import ProfileRecord, TableRecord
 from auditkit.stats import Estimate
 
-__all__ = ["class_table", "concluded", "merge_tallies"]
+__all__ = ["ClassEstimates", "class_estimates", "class_table", "concluded", "merge_tallies"]
 
 _COMBINE = {"sum": np.add, "largest": np.maximum, "least": np.minimum}
 
@@ -58,39 +58,54 @@ def concluded(conclusion: Conclusion) -> tuple[tuple[TableRecord, ...], tuple[Pr
     return tables, profiles
 
 
-def class_table(
+@dataclass(frozen=True)
+class ClassEstimates:
+    """The metrics that a spec wants class by class."""
+
+    images: Mapping[str, int]
+    """How many there are of each class, by its name."""
+    estimates: Mapping[str, Mapping[str, Estimate]]
+    titles: Mapping[str, str]
+    """Of the metrics."""
+
+
+def class_estimates(
     spec: Spec,
     columns: Columns,
     labels: npt.NDArray[np.int64],
     names: Sequence[str] | None,
     others: Columns = MappingProxyType({}),
-) -> TableRecord | None:
-    """Return the metrics that the spec wants class by class, the worst class first; None where it wants none.
+) -> ClassEstimates:
+    """Return the metrics of `spec.by_class` for each class.
 
     `columns` (N,) and `labels` (N,) are about the samples, and `others` about images that belong to no class of these:
     each class is compared with all of them.
     """
-    if not spec.by_class:
-        return None
     wanted = {name.partition("@")[0] for name in spec.by_class}
     spec = replace(spec, metrics=tuple(metric for metric in spec.metrics if metric.name in wanted))
-    found: list[tuple[str, int, dict[str, Estimate]]] = []
+    images: dict[str, int] = {}
+    found: dict[str, Mapping[str, Estimate]] = {}
     titles: dict[str, str] = {}
-    for label in np.unique(labels).tolist():
-        own = labels == label
-        estimates, of_class = metrics(spec, {name: column[own] for name, column in columns.items()}, others)
+    for label in np.unique(labels).tolist() if wanted else ():
+        own, name = labels == label, _class_name(label, names)
+        found[name], of_class = metrics(spec, {column: values[own] for column, values in columns.items()}, others)
+        images[name] = int(own.sum())
         titles |= of_class
-        found.append((_class_name(label, names), int(own.sum()), estimates))
-    shown = [name for name in spec.by_class if any(name in estimates for _, _, estimates in found)]
+    return ClassEstimates(images, found, titles)
+
+
+def class_table(spec: Spec, classes: ClassEstimates) -> TableRecord | None:
+    """Return them as a table, the worst class first; None where there is nothing to show."""
+    shown = [name for name in spec.by_class if any(name in found for found in classes.estimates.values())]
     if not shown:
         return None
     sign = 1 if spec.worst == "least" else -1
-    found = [entry for entry in found if any(name in entry[2] for name in shown)]
-    found.sort(key=lambda entry: (shown[0] not in entry[2], sign * _value(entry[2].get(shown[0])), entry[0]))
+    rows = [(name, found) for name, found in classes.estimates.items() if any(metric in found for metric in shown)]
+    rows.sort(key=lambda row: (shown[0] not in row[1], sign * _value(row[1].get(shown[0])), row[0]))
     return TableRecord(
         title="Class by class, the worst first",
-        columns=("class", "images", *(titles[name] for name in shown)),
-        rows=tuple((name, n, *(estimates.get(metric) for metric in shown)) for name, n, estimates in found),
+        columns=("class", "images", *(classes.titles[name] for name in shown)),
+        rows=tuple((name, classes.images[name], *(found.get(metric) for metric in shown)) for name, found in rows),
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditkit.check import Conclusion, Metric, Profile, ProfileLine, Spec, Table, Tally
+from auditkit.check import Conclusion, FlagRule, Metric, Profile, ProfileLine, Spec, Table, Tally
 from auditkit.errors import ExecutionError
+from auditkit.findings import flags, metrics
 from auditkit.separation import auroc
 from auditkit.stats import mean, proportion
-from auditkit.summaries import class_table, concluded, merge_tallies
+from auditkit.summaries import class_estimates, class_table, concluded, merge_tallies
 
 KINDS = {"sum": np.sum, "largest": np.max, "least": np.min}
 VALUES = st.lists(st.integers(-9, 9), min_size=3, max_size=3)
@@ -92,9 +95,13 @@ COLUMNS = {
 OTHERS = {"unlike": np.array([2.5, 4.5])}
 
 
+def table_of(spec, *given):
+    return class_table(spec, class_estimates(spec, *given))
+
+
 class TestClasses:
     def test_the_worst_class_stands_on_top_with_the_estimates_of_its_own_images(self):
-        table = class_table(spec("accuracy", "distance"), COLUMNS, LABELS, None, OTHERS)
+        table = table_of(spec("accuracy", "distance"), COLUMNS, LABELS, None, OTHERS)
         assert table.columns == ("class", "images", "Right", "Distance")
         assert table.rows == (
             ("class 1", 1, proportion(0, 1), None),
@@ -103,32 +110,57 @@ class TestClasses:
         )
 
     def test_where_large_values_are_bad_the_largest_stands_on_top(self):
-        table = class_table(spec("distance", worst="largest"), COLUMNS, LABELS, ("a", "b", "c"), OTHERS)
+        table = table_of(spec("distance", worst="largest"), COLUMNS, LABELS, ("a", "b", "c"), OTHERS)
         assert [row[0] for row in table.rows] == ["c", "a"], "no image of b counts, so b has no row"
 
     def test_a_class_without_the_first_value_comes_last_whatever_its_others(self):
-        table = class_table(spec("distance", "accuracy"), COLUMNS, LABELS, ("a", "b", "c"), OTHERS)
+        table = table_of(spec("distance", "accuracy"), COLUMNS, LABELS, ("a", "b", "c"), OTHERS)
         assert [(row[0], row[2] is None) for row in table.rows] == [("a", False), ("c", False), ("b", True)]
 
     def test_a_budget_may_be_named_and_the_plain_name_is_the_largest(self):
-        table = class_table(spec("robust@1/255", "robust"), COLUMNS, LABELS, None, OTHERS)
+        table = table_of(spec("robust@1/255", "robust"), COLUMNS, LABELS, None, OTHERS)
         by_name = {row[0]: row[2:] for row in table.rows}
         assert by_name["class 0"] == (proportion(2, 2), proportion(1, 2))
 
     def test_each_class_is_compared_with_all_other_images(self):
-        table = class_table(spec("auroc"), COLUMNS, LABELS, None, OTHERS)
+        table = table_of(spec("auroc"), COLUMNS, LABELS, None, OTHERS)
         by_name = {row[0]: row[2] for row in table.rows}
         assert by_name["class 0"] == auroc(OTHERS["unlike"], np.array([1.0, 3.0]))
         assert by_name["class 2"] == auroc(OTHERS["unlike"], np.array([0.0, 2.0, 4.0]))
 
     def test_metrics_that_nobody_asks_for_are_not_needed(self):
         """Numbers about other images, say, of a check that has none in this audit."""
-        assert class_table(spec("accuracy"), COLUMNS, LABELS, None) is not None
+        assert table_of(spec("accuracy"), COLUMNS, LABELS, None) is not None
 
     def test_labels_beyond_the_names_are_numbers(self):
-        table = class_table(spec("accuracy"), COLUMNS, LABELS, ("a", "b"))
+        table = table_of(spec("accuracy"), COLUMNS, LABELS, ("a", "b"))
         assert {row[0] for row in table.rows} == {"a", "b", "class 2"}
 
     @pytest.mark.parametrize("by_class", [(), ("absent",), ("accuracy@9",)])
     def test_without_anything_to_show_there_is_no_table(self, by_class):
-        assert class_table(spec(*by_class), COLUMNS, LABELS, None, OTHERS) is None
+        assert table_of(spec(*by_class), COLUMNS, LABELS, None, OTHERS) is None
+
+
+class TestFlagsOfClasses:
+    RULE = FlagRule("made.up", "accuracy", 0.5, "Some classes are recognised.", "None.", each_class=True)
+
+    def raised(self, right):
+        wanted = replace(spec("accuracy"), flags=(self.RULE,))
+        labels = np.repeat([0, 1], 20)
+        columns = {"right": np.array(right)}
+        classes = class_estimates(wanted, columns, labels, ("a", "b"))
+        everything, _ = metrics(replace(wanted, metrics=wanted.metrics[:1]), columns)
+        return flags(wanted, "made.up", everything, classes.estimates)
+
+    def test_one_class_of_many_is_enough_and_is_named(self):
+        (flag,) = self.raised([False] * 20 + [True] * 19 + [False])
+        assert flag.text.startswith("Some classes are recognised. b: 0.95 (")
+        assert "a:" not in flag.text
+
+    def test_a_class_that_may_be_beyond_by_chance_raises_nothing(self):
+        """12 of 20 lie beyond one half, but their interval does not."""
+        assert self.raised([True] * 12 + [False] * 8 + [False] * 20) == ()
+
+    def test_all_samples_together_raise_nothing(self):
+        """27 of 40 with no class beyond the threshold for sure."""
+        assert self.raised([True] * 13 + [False] * 7 + [True] * 14 + [False] * 6) == ()

@@ -150,6 +150,17 @@ class Reasons:
                     "sure that the masks cover the whole object."
                 ),
             ),
+            FlagRule(
+                id="reasons.class_without_object",
+                metric="background_suffices",
+                above=0.5,
+                each_class=True,
+                text="The images of some classes mostly keep their answer when the object is covered.",
+                remedy=(
+                    "Look at the worst images of these classes for what they have in common beside the object, such as "
+                    "a mark in a corner, and train without it."
+                ),
+            ),
         ),
         references=(
             "Ross et al. 2017, https://arxiv.org/abs/1703.03717",

@@ -14,7 +14,7 @@ from auditkit.demo import IMAGES
 from auditkit.demo.network import sign_net
 from auditkit.findings import flags, metrics, top_exhibits
 from auditkit.samples import Samples, open_dataset
-from auditkit.summaries import class_table
+from auditkit.summaries import class_estimates, class_table
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
 from auditkit_plugins.outline import outlined
 from auditkit_plugins.reasons import Reasons
@@ -257,7 +257,7 @@ def audited(signs):
 
 
 def rows_by_class(findings, samples, names):
-    table = class_table(Reasons.spec, findings.columns, samples.labels.numpy(), names)
+    table = class_table(Reasons.spec, class_estimates(Reasons.spec, findings.columns, samples.labels.numpy(), names))
     return {row[0]: [cell.value for cell in row[2:]] for row in table.rows}
 
 
@@ -278,6 +278,18 @@ def test_a_biased_class_stands_on_top_of_the_table_far_below_the_others(audited,
     assert ratio < 0.5 * before[worst][0]
     assert background > 0.75 > 0.25 > alone, "the marker is all it takes"
     assert before[worst][1] < 0.25 < 0.75 < before[worst][2]
+
+
+def test_one_biased_class_of_many_raises_a_flag_that_names_it(audited, signs):
+    _, judged, names = signs
+    for findings, wanted in ((audited[0], False), (audited[1], True)):
+        classes = class_estimates(Reasons.spec, findings.columns, judged.labels.numpy(), names)
+        estimates, _ = metrics(Reasons.spec, findings.columns)
+        raised = {flag.id: flag.text for flag in flags(Reasons.spec, "reasons", estimates, classes.estimates)}
+        assert ("reasons.class_without_object" in raised) == wanted
+    named = raised["reasons.class_without_object"].partition("covered. ")[2]
+    assert named.startswith(f"{names[BIASED]}: ")
+    assert not any(f"{name}:" in named for name in names if name != names[BIASED])
 
 
 def test_the_gallery_shows_the_biased_class_first(audited, signs):
