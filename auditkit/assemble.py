@@ -28,7 +28,7 @@ from auditkit.result import (
     Verdict,
 )
 from auditkit.store import Store, Unit
-from auditkit.summaries import class_estimates, class_table, concluded, merge_tallies
+from auditkit.summaries import class_estimates, class_table, concluded, grid_tables, merge_tallies
 from auditkit.threat import ThreatModel
 from auditkit.workbench import Workbench
 
@@ -131,7 +131,8 @@ def _check(
             "metrics": estimates,
             "metric_titles": titles,
             "curves": curves(spec, estimates, columns, others),
-            "tables": (by_class, *tables) if by_class is not None else tables,
+            "tables": (*grid_tables(spec, estimates), *((by_class,) if by_class is not None else ()), *tables),
+            "tabulated": tuple(name for grid in spec.grids for name in grid.metrics if name in estimates),
             "profiles": profiles,
             "queries": queries,
             "seconds": round(sum(unit.seconds for unit in units), 3),

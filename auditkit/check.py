@@ -23,6 +23,7 @@ __all__ = [
     "Findings",
     "Finished",
     "FlagRule",
+    "Grid",
     "Learner",
     "Lesson",
     "Map",
@@ -120,6 +121,23 @@ class FlagRule:
     """While the flag is up, a check that needs one of these proves no robustness: its requirements cannot pass."""
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A table of metrics in place of a long list: `ROW_COLUMN` is the name of the one in a cell.
+
+    Rows and columns are given by their part of the name, with what to call them.
+    """
+
+    title: str
+    rows: Mapping[str, str]
+    columns: Mapping[str, str]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics, row by row."""
+        return tuple(f"{row}_{column}" for row in self.rows for column in self.columns)
+
+
 Lesson = Mapping[str, npt.NDArray[Any]]
 """What a check learned from images: named arrays of numbers or texts, kept with the audit's units."""
 
@@ -147,6 +165,8 @@ class Spec:
     """Names of metrics that a table shows class by class, the worst class by the first of them on top."""
     worst: Literal["least", "largest"] = "least"
     """Which values of the first metric of `by_class` are the worst."""
+    grids: tuple[Grid, ...] = ()
+    """Metrics that the report shows as tables."""
     flags: tuple[FlagRule, ...] = ()
     references: tuple[str, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -153,6 +153,7 @@ class CheckRecord(_Record):
     metric_titles: dict[str, str] = {}
     curves: tuple[CurveRecord, ...] = ()
     tables: tuple[TableRecord, ...] = ()
+    tabulated: tuple[str, ...] = Field(default=(), description="metrics that stand in `tables`, too")
     profiles: tuple[ProfileRecord, ...] = ()
     exhibits: tuple[ExhibitRecord, ...] = ()
     queries: dict[str, float] = Field(default={}, description="mean forward and backward passes per sample")

@@ -16,7 +16,7 @@ from auditkit.findings import Columns, metrics
 from auditkit.result import ProfileRecord, TableRecord
 from auditkit.stats import Estimate
 
-__all__ = ["ClassEstimates", "class_estimates", "class_table", "concluded", "merge_tallies"]
+__all__ = ["ClassEstimates", "class_estimates", "class_table", "concluded", "grid_tables", "merge_tallies"]
 
 _COMBINE = {"sum": np.add, "largest": np.maximum, "least": np.minimum}
 
@@ -107,6 +107,21 @@ def class_table(spec: Spec, classes: ClassEstimates) -> TableRecord | None:
         columns=("class", "images", *(classes.titles[name] for name in shown)),
         rows=tuple((name, classes.images[name], *(found.get(metric) for metric in shown)) for name, found in rows),
     )
+
+
+def grid_tables(spec: Spec, estimates: Mapping[str, Estimate]) -> tuple[TableRecord, ...]:
+    """Return the grids of a spec as tables, without rows and grids that hold nothing."""
+    tables = []
+    for grid in spec.grids:
+        rows = tuple(
+            (f"{row}: {words}", *(estimates.get(f"{row}_{column}") for column in grid.columns))
+            for row, words in grid.rows.items()
+            if any(f"{row}_{column}" in estimates for column in grid.columns)
+        )
+        titles = (f"{words} ({column})" for column, words in grid.columns.items())
+        if rows:
+            tables.append(TableRecord(title=grid.title, columns=("", *titles), rows=rows))
+    return tuple(tables)
 
 
 def _value(estimate: Estimate | None) -> float:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditkit.check import Conclusion, FlagRule, Metric, Profile, ProfileLine, Spec, Table, Tally
+from auditkit.check import Conclusion, FlagRule, Grid, Metric, Profile, ProfileLine, Spec, Table, Tally
 from auditkit.errors import ExecutionError
 from auditkit.findings import flags, metrics
 from auditkit.separation import auroc
 from auditkit.stats import mean, proportion
-from auditkit.summaries import class_estimates, class_table, concluded, merge_tallies
+from auditkit.summaries import class_estimates, class_table, concluded, grid_tables, merge_tallies
 
 KINDS = {"sum": np.sum, "largest": np.max, "least": np.min}
 VALUES = st.lists(st.integers(-9, 9), min_size=3, max_size=3)
@@ -164,3 +164,23 @@ class TestFlagsOfClasses:
     def test_all_samples_together_raise_nothing(self):
         """27 of 40 with no class beyond the threshold for sure."""
         assert self.raised([True] * 13 + [False] * 7 + [True] * 14 + [False] * 6) == ()
+
+
+class TestGrids:
+    GRID = Grid("Alarms", {"first": "the first", "second": "the second"}, {"hit": "hits", "missed": "misses"})
+
+    def test_a_cell_holds_the_metric_of_its_row_and_column(self):
+        found = {"first_hit": proportion(3, 4), "second_missed": proportion(1, 4), "other": proportion(1, 1)}
+        (table,) = grid_tables(replace(spec(), grids=(self.GRID,)), found)
+        assert table.columns == ("", "hits (hit)", "misses (missed)")
+        assert table.rows == (
+            ("first: the first", proportion(3, 4), None),
+            ("second: the second", None, proportion(1, 4)),
+        )
+        assert self.GRID.metrics == ("first_hit", "first_missed", "second_hit", "second_missed")
+
+    def test_rows_and_grids_without_a_metric_are_left_out(self):
+        made = replace(spec(), grids=(self.GRID,))
+        assert grid_tables(made, {"other": proportion(1, 1)}) == ()
+        (table,) = grid_tables(made, {"second_hit": proportion(1, 2)})
+        assert [row[0] for row in table.rows] == ["second: the second"]

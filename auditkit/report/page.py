@@ -84,14 +84,20 @@ class CheckView:
     @property
     def main_metrics(self) -> dict[str, Estimate]:
         """The metrics to show at once: where a figure shows every budget, those of the largest alone."""
-        found = self.record.metrics
+        found = self._listed
         plain = {name: estimate for name, estimate in found.items() if "@" not in name}
         return plain if plain and self.figures else found
 
     @property
     def more_metrics(self) -> dict[str, Estimate]:
         """The metrics that `main_metrics` leaves out."""
-        return {name: estimate for name, estimate in self.record.metrics.items() if name not in self.main_metrics}
+        return {name: estimate for name, estimate in self._listed.items() if name not in self.main_metrics}
+
+    @property
+    def _listed(self) -> dict[str, Estimate]:
+        """The metrics that stand in no table."""
+        tabulated = set(self.record.tabulated)
+        return {name: estimate for name, estimate in self.record.metrics.items() if name not in tabulated}
 
     @property
     def key_estimate(self) -> Estimate | None:

@@ -23,6 +23,7 @@ from auditkit import (
     Fill,
     Findings,
     FlagRule,
+    Grid,
     Lesson,
     Metric,
     Model,
@@ -119,6 +120,34 @@ def _metrics() -> tuple[Metric, ...]:
     return tuple(metrics)
 
 
+_GRIDS = (
+    Grid(
+        "AUROC: how well stickers are told from clean images",
+        KINDS,
+        {"auroc" if score == "combined" else f"auroc_{score}": words for score, words in _COMPARED.items()},
+    ),
+    Grid(
+        "Alarms, by all evidence together",
+        KINDS,
+        {
+            "noticed": "alarm at the calibrated threshold, 5 % being allowed",
+            "missed": "no alarm",
+            "tpr_at_5": "TPR at 5 % FPR",
+            "tpr_at_1": "TPR at 1 % FPR",
+        },
+    ),
+    Grid(
+        "Where the covers point",
+        KINDS,
+        {
+            "hit": "the strongest cover touches a sticker",
+            "hit_by_chance": "a random cover does",
+            "recovered": "covers vote for the true class",
+        },
+    ),
+)
+
+
 def _curves() -> tuple[Curve, ...]:
     return (
         *(
@@ -173,6 +202,7 @@ class DetectStickers:
         needs=frozenset({Capability.SCORES}),
         scope="dataset",
         curves=_curves(),
+        grids=_GRIDS,
         flags=(
             FlagRule(
                 "detect.false_alarms",
