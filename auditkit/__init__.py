@@ -53,12 +53,14 @@ if TYPE_CHECKING:
     from auditkit.covers import QUICK_LOGITS, CoverSweep, Fill, Windows, cover_sweep, filling, pixel_map, zeiler_map
     from auditkit.detection import (
         STICKER_SCORES,
+        Consistency,
         Evidence,
         StickerDetector,
         StickerRule,
         activity,
         fit_rule,
         gather_evidence,
+        peeled_dissent,
     )
     from auditkit.errors import AuditError, ExecutionError, ExitCode, UsageError
     from auditkit.exhibits import difference_panel, heat_panel, image_panel, overlay_panel
@@ -97,6 +99,7 @@ __all__ = [
     "Capability",
     "Check",
     "Conclusion",
+    "Consistency",
     "Context",
     "CoverSweep",
     "Curve",
@@ -162,6 +165,7 @@ __all__ = [
     "load_result",
     "open_dataset",
     "overlay_panel",
+    "peeled_dissent",
     "pixel_map",
     "profile_activations",
     "proportion",
@@ -232,12 +236,14 @@ _HOMES = {
     ),
     "detection": (
         "STICKER_SCORES",
+        "Consistency",
         "Evidence",
         "StickerDetector",
         "StickerRule",
         "activity",
         "fit_rule",
         "gather_evidence",
+        "peeled_dissent",
     ),
     "errors": ("AuditError", "ExecutionError", "ExitCode", "UsageError"),
     "exhibits": ("difference_panel", "heat_panel", "image_panel", "overlay_panel"),

@@ -6,6 +6,7 @@ from auditkit.detection.consistency import CONSISTENCY_SCORES, Consistency, cons
 from auditkit.detection.detector import StickerAlarms, StickerDetector
 from auditkit.detection.discriminant import Discriminant, fit_discriminant
 from auditkit.detection.evidence import Evidence, gather_evidence
+from auditkit.detection.peeling import peeled_dissent
 from auditkit.detection.rule import FALSE_ALARMS, STICKER_SCORES, StickerRule, fit_rule
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "fit_rule",
     "gather_evidence",
     "images_needed",
+    "peeled_dissent",
 ]

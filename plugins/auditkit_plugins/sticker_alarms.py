@@ -16,16 +16,14 @@ from auditkit import (
     CLEAN_LOGITS,
     STICKER_SCORES,
     Capability,
+    Consistency,
     Context,
-    Curve,
     Evidence,
     Exhibit,
     Fill,
     Findings,
     FlagRule,
-    Grid,
     Lesson,
-    Metric,
     Model,
     Samples,
     Shelf,
@@ -37,152 +35,20 @@ from auditkit import (
     gather_evidence,
     image_panel,
     overlay_panel,
+    peeled_dissent,
     pixel_map,
 )
 from auditkit_plugins.outline import outlined
 from auditkit_plugins.sticker_kinds import KINDS, LEARNED_FROM, Stickered, attack_of, attacked_by, random_stickers
+from auditkit_plugins.sticker_metrics import COMPARED, GRIDS, PROMISES, curves, metrics
 
 __all__ = ["DetectStickers"]
 
 Columns = dict[str, npt.NDArray[Any]]
 
-_PROMISES = {"1": 0.01, "5": 0.05}
-_COMPARED = {
-    "combined": "all evidence together",
-    "activity": "activations alone",
-    "dissent": "covers alone (another class under a cover)",
-    "margin": "covers alone (what a cover takes from the margin)",
-    "doubt": "plain confidence",
-}
-_BY_KIND, _BY_SCORE = "Stickers told from clean images by the combined score", "Minimal stickers, by score"
 _SOUND_FILLS = ("grey", "black")
 # Examples of each kind.
 _SHOWN = 2
-
-
-def _metrics() -> tuple[Metric, ...]:
-    metrics = [
-        Metric("false_alarms", "alarm_5", "Clean images with an alarm, where 5 % are allowed"),
-        Metric("false_alarms_at_1", "alarm_1", "Clean images with an alarm, where 1 % are allowed", among="promises_1"),
-        Metric(
-            "false_alarms_among_wrong",
-            "alarm_5",
-            "The same of those that the model gets wrong, where 5 % are allowed",
-            among="clean_wrong",
-        ),
-        Metric(
-            "harmless_alarms",
-            "harmless_alarm",
-            "Random stickers of the same size that change no prediction: share with an alarm",
-            among="harmless",
-        ),
-        Metric(
-            "certified",
-            "certified",
-            "Recognised images on which no patch of the covers' size can go unnoticed by the covers",
-            among="certifiable",
-        ),
-    ]
-    for kind, words in KINDS.items():
-        found = f"{kind}_found"
-        metrics += [
-            Metric(
-                f"{kind}_noticed", f"{kind}_alarm", f"{words}: share with an alarm, at 5 % false alarms", among=found
-            ),
-            *(
-                Metric(
-                    f"{kind}_auroc" if score == "combined" else f"{kind}_auroc_{score}",
-                    f"{kind}_{score}",
-                    f"{words}: AUROC, {by}",
-                    "auroc",
-                    against=f"clean_{score}",
-                )
-                for score, by in _COMPARED.items()
-            ),
-            *(
-                Metric(
-                    f"{kind}_tpr_at_{name}",
-                    f"{kind}_combined",
-                    f"{words}: TPR at {name} % FPR, all evidence together",
-                    "tpr",
-                    against="clean_combined",
-                    at=share,
-                )
-                for name, share in _PROMISES.items()
-            ),
-            Metric(f"{kind}_hit", f"{kind}_hit", f"{words}: the strongest cover touches a sticker", among=found),
-            Metric(f"{kind}_hit_by_chance", f"{kind}_chance", f"{words}: a random cover does", "mean", among=found),
-            Metric(
-                f"{kind}_recovered", f"{kind}_recovered", f"{words}: the covers vote for the true class", among=found
-            ),
-            Metric(f"{kind}_missed", f"{kind}_missed", f"{words}: share without an alarm", among=found),
-        ]
-    return tuple(metrics)
-
-
-_GRIDS = (
-    Grid(
-        "AUROC: how well stickers are told from clean images",
-        KINDS,
-        {"auroc" if score == "combined" else f"auroc_{score}": words for score, words in _COMPARED.items()},
-    ),
-    Grid(
-        "Alarms, by all evidence together",
-        KINDS,
-        {
-            "noticed": "alarm at the calibrated threshold, 5 % being allowed",
-            "missed": "no alarm",
-            "tpr_at_5": "TPR at 5 % FPR",
-            "tpr_at_1": "TPR at 1 % FPR",
-        },
-    ),
-    Grid(
-        "Where the covers point",
-        KINDS,
-        {
-            "hit": "the strongest cover touches a sticker",
-            "hit_by_chance": "a random cover does",
-            "recovered": "covers vote for the true class",
-        },
-    ),
-)
-
-
-def _curves() -> tuple[Curve, ...]:
-    return (
-        *(
-            Curve(
-                f"{kind}_auroc",
-                f"Receiver operating characteristic: {words}",
-                "false alarms",
-                column=f"{kind}_combined",
-                against="clean_combined",
-                figure=_BY_KIND,
-                line=kind,
-            )
-            for kind, words in KINDS.items()
-        ),
-        *(
-            Curve(
-                f"minimal_auroc_{score}",
-                f"Receiver operating characteristic: {by}",
-                "false alarms",
-                column=f"minimal_{score}",
-                against=f"clean_{score}",
-                figure=_BY_SCORE,
-                line=by,
-            )
-            for score, by in _COMPARED.items()
-            if score != "combined"
-        ),
-        Curve(
-            "certified",
-            "Recognised images that keep their class under every cover, over how sure the least sure cover is",
-            "confidence",
-            column="least_sure",
-            among="certifiable",
-        ),
-    )
 
 
 @dataclass(frozen=True)
@@ -198,11 +64,11 @@ class DetectStickers:
             "an alarm. How many false alarms that costs, and which stickers it misses, is measured here on images that "
             "it has not seen, beside the plain confidence of the model."
         ),
-        metrics=_metrics(),
+        metrics=metrics(),
         needs=frozenset({Capability.SCORES}),
         scope="dataset",
-        curves=_curves(),
-        grids=_GRIDS,
+        curves=curves(),
+        grids=GRIDS,
         flags=(
             FlagRule(
                 "detect.false_alarms",
@@ -228,7 +94,14 @@ class DetectStickers:
             "Friedman 1989 (regularised discriminant analysis)",
         ),
         presets={
-            "standard": {"queries": 100, "learn_from": 300, "patch": False, "redundant": False, "quiet": False},
+            "standard": {
+                "queries": 100,
+                "learn_from": 300,
+                "peel": 0,
+                "patch": False,
+                "redundant": False,
+                "quiet": False,
+            },
             "full": {},
         },
     )
@@ -241,6 +114,8 @@ class DetectStickers:
     """What a cover shows. Certificates need one that does not depend on the image: `grey` or `black`."""
     windows: Annotated[int, Field(ge=2)] = 6
     """How many covers there are along an axis."""
+    peel: Annotated[int, Field(ge=0)] = 3
+    """How many further covers stay on the image, one after the other, for the score `peeled`; 0 leaves it out."""
     learn_from: Annotated[int, Field(ge=40)] = 400
     """How many images at most the rule is fitted and calibrated on, half of them each."""
     strong: bool = True
@@ -270,10 +145,10 @@ class DetectStickers:
     def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
         """Judge the rule on clean images and on every kind of sticker."""
         rule = StickerRule.of(ctx.lesson)
-        clean = gather_evidence(ctx.shelf, rule.windows, rule.fill, ctx.check_time)
-        columns = self._clean_columns(rule, clean, samples, ctx)
+        columns = self._clean_columns(rule, samples, ctx)
         columns |= self._harmless_columns(rule, model, samples, ctx)
-        forwards = np.full(len(samples), 2 * (len(rule.windows) + 2), dtype=np.int64)
+        passes = len(rule.windows) * (1 + self.peel) + 2
+        forwards = np.full(len(samples), passes + len(rule.windows) + 2, dtype=np.int64)
         exhibits: list[Exhibit] = []
         for kind in KINDS:
             ctx.check_time()
@@ -285,21 +160,32 @@ class DetectStickers:
                 continue
             attack = attack_of(kind, self.queries, self.side, _alarm(rule, model))
             found = attacked_by(attack, model, samples, ctx)
-            evidence = gather_evidence(Shelf(model, found.samples), rule.windows, rule.fill, ctx.check_time)
-            columns |= _kind_columns(kind, rule, evidence, found, len(samples))
+            evidence, scores = self._judged(rule, Shelf(model, found.samples), ctx)
+            columns |= _kind_columns(kind, rule, evidence.consistency, scores, found, len(samples))
             forwards += found.forwards
-            forwards[found.rows.cpu().numpy()] += len(rule.windows) + 2
-            exhibits += _exhibits(kind, rule, evidence, found, ctx)
+            forwards[found.rows.cpu().numpy()] += passes
+            exhibits += _exhibits(kind, rule, evidence.consistency, scores, found, ctx)
         ctx.progress(len(samples))
         return Findings(columns, tuple(exhibits), forwards=forwards)
 
-    def _clean_columns(self, rule: StickerRule, clean: Evidence, samples: Samples, ctx: Context) -> Columns:
-        scores = rule.scores(clean)
+    def _judged(self, rule: StickerRule, shelf: Shelf, ctx: Context) -> tuple[Evidence, dict[str, Tensor]]:
+        evidence = gather_evidence(shelf, rule.windows, rule.fill, ctx.check_time)
+        scores = rule.scores(evidence)
+        if self.peel:
+            scores["peeled"] = peeled_dissent(
+                shelf, evidence.consistency, rule.windows, rule.fill, self.peel, ctx.check_time
+            )
+        return evidence, scores
+
+    def _clean_columns(self, rule: StickerRule, samples: Samples, ctx: Context) -> Columns:
+        clean, scores = self._judged(rule, ctx.shelf, ctx)
         correct = ctx.shelf.get(CLEAN_LOGITS).argmax(1) == samples.labels
         sound = torch.full_like(correct, rule.fill in _SOUND_FILLS)
         least_sure = clean.consistency.least_sure(samples.labels)
-        columns: Columns = {f"clean_{name}": _numbers(scores, name, len(samples)) for name in STICKER_SCORES}
-        columns |= {f"alarm_{name}": _alarms(rule, scores, share) for name, share in _PROMISES.items()}
+        columns: Columns = {
+            f"clean_{name}": _numbers(scores, name, len(samples)) for name in (*STICKER_SCORES, "peeled")
+        }
+        columns |= {f"alarm_{name}": _alarms(rule, scores, share) for name, share in PROMISES.items()}
         columns["promises_1"] = np.full(len(samples), np.isfinite(rule.threshold("combined", 0.01)))
         return columns | {
             "clean_correct": correct.cpu().numpy(),
@@ -345,7 +231,9 @@ def _alarms(rule: StickerRule, scores: Mapping[str, Tensor], share: float) -> np
     return (scores["combined"] > rule.threshold("combined", share)).cpu().numpy()
 
 
-def _kind_columns(kind: str, rule: StickerRule, evidence: Evidence, stickered: Stickered, n: int) -> Columns:
+def _kind_columns(
+    kind: str, rule: StickerRule, covers: Consistency, scores: Mapping[str, Tensor], stickered: Stickered, n: int
+) -> Columns:
     """Return what a kind of stickers did on n samples, of which some were attacked and some of these fooled."""
     rows = stickered.rows.cpu().numpy()
 
@@ -354,12 +242,11 @@ def _kind_columns(kind: str, rule: StickerRule, evidence: Evidence, stickered: S
         column[rows] = values
         return column
 
-    scores = rule.scores(evidence)
-    alarms = _alarms(rule, scores, _PROMISES["5"])
+    alarms = _alarms(rule, scores, PROMISES["5"])
     touched = _touched(rule.windows, stickered.changed)
-    hit = touched.gather(1, evidence.consistency.window.unsqueeze(1)).squeeze(1)
-    recovered = evidence.consistency.label == stickered.samples.labels
-    columns = {f"{kind}_{name}": spread_out(_numbers(scores, name, len(rows)), np.nan) for name in _COMPARED}
+    hit = touched.gather(1, covers.window.unsqueeze(1)).squeeze(1)
+    recovered = covers.label == stickered.samples.labels
+    columns = {f"{kind}_{name}": spread_out(_numbers(scores, name, len(rows)), np.nan) for name in COMPARED}
     return columns | {
         f"{kind}_found": spread_out(np.ones(len(rows), dtype=bool), False),
         f"{kind}_alarm": spread_out(alarms, False),
@@ -372,7 +259,7 @@ def _kind_columns(kind: str, rule: StickerRule, evidence: Evidence, stickered: S
 
 def _no_columns(kind: str, n: int) -> Columns:
     """Return the columns of a kind of stickers that nobody tried."""
-    numbers = {f"{kind}_{name}": np.full(n, np.nan) for name in (*_COMPARED, "chance")}
+    numbers = {f"{kind}_{name}": np.full(n, np.nan) for name in (*COMPARED, "chance")}
     return numbers | {
         f"{kind}_{name}": np.zeros(n, dtype=bool) for name in ("found", "alarm", "missed", "hit", "recovered")
     }
@@ -389,20 +276,26 @@ def _touched(windows: Windows, changed: Tensor) -> Tensor:
     )
 
 
-def _exhibits(kind: str, rule: StickerRule, evidence: Evidence, stickered: Stickered, ctx: Context) -> list[Exhibit]:
+def _exhibits(
+    kind: str,
+    rule: StickerRule,
+    covers: Consistency,
+    scores: Mapping[str, Tensor],
+    stickered: Stickered,
+    ctx: Context,
+) -> list[Exhibit]:
     """Show the images of a kind that are noticed least."""
-    scores = rule.scores(evidence)["combined"]
-    beyond = scores - rule.threshold("combined", _PROMISES["5"])
-    lost = pixel_map(evidence.consistency.lost.clamp_min(0), rule.windows).float()
+    beyond = scores["combined"] - rule.threshold("combined", PROMISES["5"])
+    lost = pixel_map(covers.lost.clamp_min(0), rule.windows).float()
     shown = sorted(range(len(beyond)), key=lambda row: (float(beyond[row]), stickered.samples.ids[row]))[:_SHOWN]
     exhibits = []
     for row in shown:
         image = stickered.samples.images[row]
-        top, left = rule.windows.corners[int(evidence.consistency.window[row])]
+        top, left = rule.windows.corners[int(covers.window[row])]
         window = torch.zeros_like(stickered.changed[row])
         window[top : top + rule.windows.height, left : left + rule.windows.width] = True
         noticed = "noticed" if float(beyond[row]) > 0 else "not noticed"
-        label = ctx.class_name(int(evidence.consistency.label[row]))
+        label = ctx.class_name(int(covers.label[row]))
         exhibits.append(
             Exhibit(
                 sample=stickered.samples.ids[row],

@@ -105,3 +105,14 @@ def test_markup_in_cells_and_names_of_columns_shows_as_text(result):
     page = page_of(result, TableRecord(title=bad, columns=(bad, "b"), rows=((bad, bad), ("x", None))))
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
+
+
+def test_a_metric_that_stands_in_a_table_is_not_listed_as_well(result):
+    found = {"first_hit": proportion(3, 4), "alone": proportion(1, 2)}
+    table = TableRecord(title="Alarms", columns=("", "hits (hit)"), rows=(("first: the first", found["first_hit"]),))
+    only = check("detect.made", "Holds", "It matters.", tables=(table,))
+    for tabulated, listed in (((), 2), (("first_hit",), 1)):
+        record = only.model_copy(update={"metrics": found, "tabulated": tabulated})
+        page = render_html(result.model_copy(update={"checks": (record,), "gates": ()}), {}, layout="folder").html
+        assert len(re.findall(r">first_hit<", page)) == listed - 1
+        assert len(re.findall(r">alone<", page)) == 1
