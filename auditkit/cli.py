@@ -282,21 +282,31 @@ def report(result: Path, out: Path, form: str, gates: tuple[str, ...]) -> int:
     show_default=True,
     help="Beyond a bound: lead back down, go on rising slowly, or stay.",
 )
+@click.option("--report", type=_PATH, help="Also attack both models, and report into this folder.")
 @_model_options
 @_sample_options
 @click.option("--seed", type=int, help="Decides which images are held out. Default: 0.")
 @click.option("--batch", type=int, help="Images at once; changes speed only.")
 @click.option("--device", help="auto (default), cpu, cuda, cuda:1.")
-def harden(model: str, data: str, out: Path, quantile: float, per: Any, overflow: Any, **given: Any) -> int:
+def harden(
+    model: str, data: str, out: Path, quantile: float, per: Any, overflow: Any, report: Path | None, **given: Any
+) -> int:
     """Write a copy of MODEL with bounded activations, and tell what that costs on clean images."""
+    from auditkit.auditing import run_audit
     from auditkit.config import settings_from
+    from auditkit.hardening import WHAT_IT_BUYS
     from auditkit.hardening import harden as write_hardened
     from auditkit.workbench import Recipe
 
-    settings = settings_from({name: value for name, value in given.items() if value is not None})
-    click.echo(write_hardened(Recipe(model, data, settings), out, quantile, per, overflow).summary())
-    click.echo(_AFTER_HARDENING.format(model=model, data=data, out=out))
-    return 0
+    values = {name: value for name, value in given.items() if value is not None}
+    recipe = Recipe(model, data, settings_from(values))
+    click.echo(write_hardened(recipe, out, quantile, per, overflow).summary())
+    if report is None:
+        click.echo(_AFTER_HARDENING.format(model=model, data=data, out=out))
+        return 0
+    options = {WHAT_IT_BUYS: {"quantile": quantile, "per": per, "overflow": overflow}}
+    bought = Recipe(model, data, settings_from({**values, "checks": (WHAT_IT_BUYS,), "options": options}))
+    return _run_and_tell(lambda progress: run_audit(bought, report, progress, command=_command()), report, False, False)
 
 
 @cli.group()

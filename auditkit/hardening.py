@@ -33,7 +33,10 @@ from auditkit.samples import Samples
 from auditkit.stats import Estimate, exact_mcnemar, proportion
 from auditkit.workbench import Recipe, Workbench, protected, set_up
 
-__all__ = ["Hardened", "harden"]
+__all__ = ["WHAT_IT_BUYS", "Hardened", "harden"]
+
+WHAT_IT_BUYS = "prevent.bounded"
+"""The check that attacks a model with and without bounds."""
 
 # Enough to trace a network with, and to see that its file computes the same.
 _TRIAL_IMAGES = 8

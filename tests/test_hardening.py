@@ -14,13 +14,15 @@ from onnx_graphs import deployed, model_of, numbers
 from rectified_networks import Branching, Gelu, Perceptron, rectified
 from scipy import stats
 
+from auditkit.auditing import load_result
 from auditkit.bounding import activation_quantiles, bounded_copy, onnx_twin_with_sites
 from auditkit.cli import main
 from auditkit.config import settings_from
 from auditkit.errors import ExecutionError, UsageError
-from auditkit.hardening import exact_mcnemar, harden
+from auditkit.hardening import harden
 from auditkit.samples import open_dataset
 from auditkit.split import is_held_out
+from auditkit.stats import exact_mcnemar
 from auditkit.workbench import Recipe
 
 N = 60
@@ -199,6 +201,22 @@ def test_the_command_tells_the_numbers_and_that_robustness_is_still_to_be_measur
     assert "What the bounds buy is not known yet" in out
     assert f"auditkit run hard.onnx --data {halves[0]}" in out
     assert (tmp_path / "hard.onnx").read_bytes() == (tmp_path / "again.onnx").read_bytes()
+
+
+def test_with_a_report_it_also_tells_what_the_bounds_buy(call, network, halves, tmp_path):
+    torch.jit.script(network).save("model.pt")
+    words = ("--data", halves[0], "--out", "hard.pt", "--quantile", "0.6", "--overflow", "clip")
+    words = (*words, "--input-range=-1,1", "--report", "bought")
+    code, out, _ = call("model.pt", *words)
+    assert code == 0
+    assert "What the bounds buy is not known yet" not in out
+    after = next(line for line in out.splitlines() if line.startswith("clean accuracy after"))
+    result = load_result("bought").result
+    (check,) = result.checks
+    assert (check.id, check.status) == ("prevent.bounded", "done")
+    assert (check.options["quantile"], check.options["overflow"], check.options["per"]) == (0.6, "clip", "channel")
+    assert check.metrics["bounded_clean_accuracy"].value == pytest.approx(float(after.split()[3]), abs=1e-3)
+    assert (tmp_path / "bought" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
