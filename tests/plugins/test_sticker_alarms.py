@@ -235,6 +235,15 @@ def test_stickers_are_told_from_smooth_images(findings):
     assert np.nanmin(minimal) > np.quantile(clean, 0.9)
 
 
+def test_where_the_model_is_right_about_nothing_there_is_nothing_to_notice(model, samples, lesson):
+    part = samples.take(range(100, 120))
+    wrong = Samples(part.images, (part.labels + 1) % 4, part.ids)
+    columns = run_check(SMALL, model, wrong, lesson=lesson).columns
+    assert not any(columns[f"{kind}_found"].any() for kind in KINDS)
+    assert columns["clean_wrong"].all()
+    assert np.isfinite(columns["clean_combined"]).all()
+
+
 def test_too_few_images_are_refused_in_one_line(model, samples):
     with pytest.raises(ExecutionError, match=r"wants 2 clean images .* 19 more clean ones .* give more images"):
         run_learn(SMALL, model, samples.take(range(20)))
