@@ -139,7 +139,6 @@ class BoundedActivations:
             "McNemar 1947, https://doi.org/10.1007/BF02295996",
         ),
         presets={
-            "smoke": {"queries": 30, "steps": 5},
             "standard": {},
             "full": {"queries": 1000, "steps": 40},
         },
