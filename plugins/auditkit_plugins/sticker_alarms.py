@@ -87,10 +87,11 @@ class DetectStickers:
             ),
         ),
         references=(
-            "Horváth and Egervári 2018 (consistency under covers; talk of 2020)",
+            "Horváth 2020, Adversarial samples in machine learning (talk)",
             "McCoyd et al. 2020 (Minority Reports), https://arxiv.org/abs/2004.13799",
             "Xiang et al. 2022 (PatchCleanser), https://arxiv.org/abs/2108.09135",
             "Vovk, Gammerman and Shafer 2005 (conformal prediction)",
+            "Vovk 2012 (conditional validity), https://arxiv.org/abs/1209.2673",
             "Friedman 1989 (regularised discriminant analysis)",
         ),
         presets={
