@@ -17,6 +17,7 @@ __all__ = ["cli", "main"]
 
 _PATH = click.Path(path_type=Path)
 _DEFAULT_CONFIG = Path("auditkit.toml")
+_FORMATS = ("html", "json", "junit", "markdown", "sarif", "cyclonedx", "in-toto", "model-index")
 _DEMO_DISCLAIMER = (
     "Demonstration: the images are traffic signs rendered by code, and the network is a small one trained on such "
     "renderings. Nothing here says anything about photographs or about a product."
@@ -34,6 +35,11 @@ next: auditkit run {model} --data {data} --out audit-before
 _AFTER_FITTING = """\
 next: auditkit run {model} --data {data} --checks detect.stickers
       judges it on the images that it has not seen; use the same options and seed"""
+
+_AFTER_SCAFFOLDING = """\
+next: pip install --editable {folder}
+      pytest {folder}
+      auditkit run MODEL --data DATA --checks {check_id}"""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -238,7 +244,7 @@ def gate(result: Path, gates: tuple[str, ...], as_json: bool) -> int:
 @cli.command()
 @click.argument("result", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="report.html for a single file, a folder for the folder layout.")
-@click.option("--format", "form", type=click.Choice(["html", "junit", "markdown", "json"]), default="html")
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="html", show_default=True)
 @click.option("--gate", "gates", multiple=True, metavar="REQUIREMENT", help="Requirements in place of the stored ones.")
 def report(result: Path, out: Path, form: str, gates: tuple[str, ...]) -> int:
     """Render a stored RESULT (the folder of an audit) again; nothing is measured."""
@@ -247,6 +253,10 @@ def report(result: Path, out: Path, form: str, gates: tuple[str, ...]) -> int:
     from auditkit.auditing import load_result
     from auditkit.gate import judge, parse_gate
     from auditkit.report import junit_xml, markdown_summary
+    from auditkit.report.cyclonedx import cyclonedx_bom
+    from auditkit.report.in_toto import in_toto_statement
+    from auditkit.report.model_index import model_index
+    from auditkit.report.sarif import sarif_log
     from auditkit.result import Result
     from auditkit.store import write_atomically
 
@@ -257,7 +267,15 @@ def report(result: Path, out: Path, form: str, gates: tuple[str, ...]) -> int:
     if form == "html":
         out = audited.report(out)
     else:
-        render = {"junit": junit_xml, "markdown": markdown_summary, "json": Result.to_json}[form]
+        render = {
+            "json": Result.to_json,
+            "junit": junit_xml,
+            "markdown": markdown_summary,
+            "sarif": sarif_log,
+            "cyclonedx": cyclonedx_bom,
+            "in-toto": in_toto_statement,
+            "model-index": model_index,
+        }[form]
         write_atomically(out, render(audited.result).encode())
     click.echo(f"report: {out}")
     return 0
@@ -385,6 +403,21 @@ def show_check(check_id: str) -> int:
     lines += ["metrics:", *(f"  {metric.name}: {metric.title}" for metric in spec.metrics)]
     lines += ["presets: " + (", ".join(spec.presets) or "none"), *(f"see {link}" for link in spec.references)]
     click.echo("\n".join(lines))
+    return 0
+
+
+@checks.command("new")
+@click.argument("check_id", metavar="NAME")
+@click.option("--out", type=_PATH, help="Folder of the package. Default: auditkit- and its name, with dashes.")
+def new_check(check_id: str, out: Path | None) -> int:
+    """Write a package with a small check that works, to make your own of; NAME is its id, such as physical.dusk."""
+    import shlex
+
+    from auditkit.scaffold import scaffold
+
+    files = scaffold(check_id, out)
+    click.echo("\n".join(f"written: {file}" for file in files))
+    click.echo(_AFTER_SCAFFOLDING.format(folder=shlex.quote(str(files[0].parent)), check_id=check_id))
     return 0
 
 

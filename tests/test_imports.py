@@ -19,7 +19,7 @@ LAYERS = (
     ("errors", "progress", "report_templates", "rows", "split", "starter", "stats", "stored", "streams"),
     ("budgets", "separation"),
     ("artifacts", "check", "config", "imports", "registry", "result", "threat"),
-    ("findings", "gate", "models", "plan", "samples", "store"),
+    ("findings", "gate", "models", "plan", "samples", "scaffold", "store"),
     (
         "activations",
         "bounding",
@@ -39,7 +39,7 @@ LAYERS = (
     ("attack",),
     ("assemble", "export", "testing", "workers"),
     ("auditing",),
-    ("doctor", "terminal"),
+    ("doctor", "pytest_plugin", "terminal"),
     ("cli",),
     ("__main__",),
 )
