@@ -59,7 +59,7 @@ class OnePixel(Attack):
         maps=(Map("Where the pixels that fool lie", "row", "column"),),
         flags=ATTACK_FLAGS,
         references=("Su, Vargas and Sakurai 2019, https://arxiv.org/abs/1710.08864",),
-        presets={"smoke": {"queries": 128}, "standard": {"queries": 1024}, "full": {}},
+        presets={"smoke": {"queries": 64}, "standard": {"queries": 1024}, "full": {}},
     )
 
     search: Literal["scan", "evolution"] = "scan"
