@@ -138,7 +138,8 @@ def fit_rule(
     if min(sizes["clean"], sizes["attacked"]) < 2 or sizes["calibration"] < least:
         raise ExecutionError(
             "a sticker rule wants 2 clean images and 2 successfully attacked ones to learn from, and "
-            f"{least} more clean ones for its thresholds; got {', '.join(map(str, sizes.values()))}: give more images"
+            f"{least} more clean ones for its thresholds; got {', '.join(map(str, sizes.values()))}: "
+            "give more images, or the attack more queries"
         )
     listened = None
     heard = [one.activity for one in attacked if one.activity is not None]

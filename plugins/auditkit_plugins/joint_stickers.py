@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from auditkit import Context, Differentiable, Model, Origin, Queries, Samples, Streams, take_rows
-from auditkit_plugins.sticker import Sticker
+from auditkit_plugins.sticker import Sticker, margin_of
 
 __all__ = ["stickers_for_both"]
 
@@ -23,7 +23,7 @@ class _Both(Queries):
 
     def logits(self, images: Tensor, marks: Tensor | None = None, worth: Tensor | None = None) -> Tensor:
         """Return float32 (N, 2) for images (N, C, H, W) in [0, 1]; the first is the larger as long as one holds."""
-        margins = [_margin(search.logits(images), self._true) for search in self._searches]
+        margins = [margin_of(search.logits(images), self._true) for search in self._searches]
         larger = torch.stack(margins).amax(0)
         return torch.stack([larger, torch.zeros_like(larger)], 1)
 
@@ -80,8 +80,3 @@ def _origin(stickers: Sticker, samples: Samples, rng: Streams) -> Origin:
         warm=nothing.bool(),
         rng=rng,
     )
-
-
-def _margin(logits: Tensor, labels: Tensor) -> Tensor:
-    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return own - logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
