@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types wheel bench clean
+.PHONY: demo test lint types docs wheel bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/auditkit demo
@@ -20,6 +20,9 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The tests must also pass on the built wheel and on the sdist, from outside the source tree.
 wheel: $(VENV)/installed

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         Table,
         Tally,
     )
+    from auditkit.comparison import Comparison, MetricChange
     from auditkit.context import Context
     from auditkit.covers import QUICK_LOGITS, CoverSweep, Fill, Windows, cover_sweep, filling, pixel_map, zeiler_map
     from auditkit.detection import (
@@ -98,6 +99,7 @@ __all__ = [
     "Budgets",
     "Capability",
     "Check",
+    "Comparison",
     "Conclusion",
     "Consistency",
     "Context",
@@ -121,6 +123,7 @@ __all__ = [
     "MagnitudeHistogram",
     "Map",
     "Metric",
+    "MetricChange",
     "Model",
     "Moments",
     "Norm",
@@ -223,6 +226,7 @@ _HOMES = {
         "Table",
         "Tally",
     ),
+    "comparison": ("Comparison", "MetricChange"),
     "context": ("Context",),
     "covers": (
         "QUICK_LOGITS",

@@ -8,11 +8,22 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from auditkit.anytime import anytime_share
 from auditkit.check import Exhibit, Summarising
 from auditkit.engine import Execution, why_skipped
 from auditkit.errors import ExecutionError
 from auditkit.exhibits import EXHIBITS
-from auditkit.findings import curves, flags, join_columns, join_others, maps, metrics, top_exhibits
+from auditkit.findings import (
+    Share,
+    curves,
+    flags,
+    join_columns,
+    join_others,
+    maps,
+    metric_columns,
+    metrics,
+    top_exhibits,
+)
 from auditkit.plan import Planned
 from auditkit.result import (
     CheckRecord,
@@ -27,6 +38,7 @@ from auditkit.result import (
     TableRecord,
     Verdict,
 )
+from auditkit.stats import CONFIDENCE, proportion
 from auditkit.store import Store, Unit
 from auditkit.summaries import class_estimates, class_table, concluded, grid_tables, merge_tallies
 from auditkit.threat import ThreatModel
@@ -35,6 +47,9 @@ from auditkit.workbench import Workbench
 __all__ = ["Arrays", "assemble"]
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+# Of a sample's sha256 in the table: enough to tell that two audits saw the same image.
+_DIGITS = 16
 
 
 def assemble(
@@ -51,6 +66,7 @@ def assemble(
     table: Arrays = {
         "id": np.array([name for shard in execution.shards for name in shard.ids]),
         "label": np.array([label for shard in execution.shards for label in shard.labels], dtype=np.int64),
+        "digest": np.array([digest[:_DIGITS] for shard in execution.shards for digest in shard.digests]),
     }
     arrays: Arrays = {}
     checks: list[CheckRecord] = []
@@ -109,9 +125,11 @@ def _check(
         tables, profiles = _conclusion(planned, units)
     except ExecutionError as error:
         return record.model_copy(update={"status": "failed", "reason": str(error)}), ()
-    estimates, titles = metrics(spec, columns, others)
+    # Whoever stops to look may stop too early: then an interval must hold at every look.
+    share: Share = anytime_share if bench.recipe.settings.until_decided else proportion
+    estimates, titles = metrics(spec, columns, others, share)
     judged = _judged(bench, planned, execution)
-    classes = class_estimates(spec, columns, table["label"][judged], bench.class_names, others)
+    classes = class_estimates(spec, columns, table["label"][judged], bench.class_names, others, share)
     by_class = class_table(spec, classes)
     table |= {f"{planned.key}/{name}": _spread(column, judged) for name, column in columns.items()}
     if not judged.all():
@@ -130,7 +148,8 @@ def _check(
         update={
             "metrics": estimates,
             "metric_titles": titles,
-            "curves": curves(spec, estimates, columns, others),
+            "metric_columns": metric_columns(spec, columns, others),
+            "curves": curves(spec, estimates, columns, others, share),
             "tables": (*grid_tables(spec, estimates), *((by_class,) if by_class is not None else ()), *tables),
             "tabulated": tuple(name for grid in spec.grids for name in grid.metrics if name in estimates),
             "profiles": profiles,
@@ -217,6 +236,7 @@ def _samples(bench: Workbench, execution: Execution) -> SamplesRecord:
     return SamplesRecord(
         source=bench.dataset.source,
         n=sum(len(shard.ids) for shard in execution.shards),
+        of=len(bench.dataset),
         skipped=skipped,
         fingerprint=execution.fingerprint,
         shape=next(shard.shape for shard in execution.shards if shard.ids),
@@ -243,6 +263,8 @@ def _settings(bench: Workbench) -> dict[str, Any]:
         "seed": settings.seed,
         "preset": settings.preset,
         "limit": settings.limit,
+        "confidence": CONFIDENCE,
+        "until_decided": settings.until_decided,
         "label_offset": settings.label_offset,
         "rows_independent": bench.model.batching.fixed is None
         and (bench.search is None or bench.search.batching.fixed is None),

@@ -10,8 +10,8 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,23 @@ from torch import nn
 
 from auditkit.assemble import Arrays, assemble
 from auditkit.attack import Attack
+from auditkit.baseline import Measured, compare_with
 from auditkit.budgets import budget_text
+from auditkit.comparison import Comparison, compare
 from auditkit.config import Settings, settings_from
 from auditkit.engine import execute
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
 from auditkit.export import check_export_folder, export_samples
-from auditkit.gate import Gate, exit_code, judge, parse_gate
+from auditkit.gate import exit_code, judge
 from auditkit.plan import Planned, plan_checks
 from auditkit.preflight import preflight
 from auditkit.progress import Progress, Silent
 from auditkit.report import junit_xml, markdown_summary, write_html
+from auditkit.requirements import Gate, parse_requirement
 from auditkit.result import SCHEMA, Result, Verdict
 from auditkit.stats import Estimate
 from auditkit.store import Store, write_atomically
+from auditkit.until_decided import IMAGES_A_LOOK, check_decidable, stop_when_decided, stopped_note
 from auditkit.workbench import Recipe, protected, set_up
 from auditkit.workers import in_processes
 
@@ -52,13 +56,22 @@ class AuditResult:
     """The pictures of the exhibits."""
 
     @property
+    def measured(self) -> Measured:
+        """What another audit is compared with."""
+        return Measured(self.result, self.table)
+
+    def compared_with(self, base: AuditResult) -> Comparison:
+        """Return what moved since an earlier audit of the same images, image by image."""
+        return compare(base.measured, self.measured)
+
+    @property
     def verdict(self) -> Verdict:
         """What the gates say together."""
         return self.result.verdict
 
     @property
     def passed(self) -> bool:
-        """Whether the audit may be taken as passed: exit code 0."""
+        """Whether the audit may be taken as passed: exit code 0; warnings and waivers do not stand against it."""
         return exit_code(self.result) == 0
 
     def metric(self, name: str) -> Estimate:
@@ -72,9 +85,15 @@ class AuditResult:
             raise KeyError(f"no metric {name}{did_you_mean(name, known)}")
         return known[name]
 
-    def report(self, path: str | Path) -> Path:
-        """Write the HTML report: one file if `path` ends in .html, else a folder; return where it starts."""
-        return write_html(self.result, self.arrays, Path(path))
+    def report(self, path: str | Path, *, templates: str | Path | None = None) -> Path:
+        """Write the HTML report: one file if `path` ends in .html, else a folder; return where it starts.
+
+        `templates` is a folder of templates and style sheets that go before those of auditkit.
+
+        Raises:
+            UsageError: there is no such folder, or something in it is broken.
+        """
+        return write_html(self.result, self.arrays, Path(path), Path(templates) if templates is not None else None)
 
 
 def audit(
@@ -82,13 +101,15 @@ def audit(
     data: object,
     *,
     checks: Sequence[str] = (),
-    gates: Sequence[str] = (),
+    gates: Sequence[str | Mapping[str, object]] = (),
     out: str | Path | None = None,
     export: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> AuditResult:
     """Audit `model` (a path, `module:factory` or a torch module) on `data` (a path, a data set, or (images, labels)).
+
+    A gate is a text, or a dictionary with `require`, and perhaps `level` and `waiver`.
 
     `settings` are those of the command line and of `auditkit.toml` (`preset`, `options`, `seed`, `limit` ...). With
     `out`, everything is also written to that folder, and the same call goes on where an earlier one stopped. With
@@ -122,6 +143,10 @@ def run_audit(
     settings = recipe.settings
     plan, broken = plan_checks(settings.checks, settings.options, settings.preset)
     gates = _gates(settings, plan)
+    base = load_result(settings.baseline).measured if settings.baseline is not None else None
+    if settings.until_decided:
+        check_decidable(gates, plan)
+        recipe = replace(recipe, settings=_with_small_shards(settings))
     if export is not None:
         check_export_folder(export)
     began = time.monotonic()
@@ -143,7 +168,8 @@ def run_audit(
         )
         store = Store(folder / "units")
         elsewhere = in_processes(settings.workers) if settings.workers else None
-        execution = execute(bench, plan, store, progress, elsewhere)
+        enough = stop_when_decided(bench, plan, store, gates, base) if settings.until_decided else None
+        execution = execute(bench, plan, store, progress, elsewhere, enough)
         volatile = {
             "date": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - began, 2),
@@ -154,8 +180,10 @@ def run_audit(
             "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
             "versions": {name: version(name) for name in ("auditkit", "torch", "onnx", "numpy")},
         }
+        if settings.until_decided:
+            notes = (*notes, stopped_note(sum(len(s.ids) for s in execution.shards), len(bench.dataset)))
         result, table, arrays = assemble(bench, plan, broken, execution, store, notes, volatile, disclaimer)
-        audited = AuditResult(judge(result, gates), table, arrays)
+        audited = AuditResult(judge(result, gates, changes=compare_with(base, Measured(result, table))), table, arrays)
         if out is not None:
             save(audited, out)
         if export is not None:
@@ -163,13 +191,26 @@ def run_audit(
     return audited
 
 
+def _with_small_shards(settings: Settings) -> Settings:
+    """Return settings whose gates are looked at often enough.
+
+    Raises:
+        UsageError: there are worker processes, which do all shards at once.
+    """
+    if settings.workers:
+        raise UsageError(f"until_decided looks at the gates every few images: workers is 0, not {settings.workers}")
+    return settings.model_copy(update={"shard": min(settings.shard, IMAGES_A_LOOK)})
+
+
 def _gates(settings: Settings, plan: Sequence[Planned]) -> list[Gate]:
-    gates = [parse_gate(text) for text in settings.gates]
+    gates = [parse_requirement(given) for given in settings.gates]
     keys = [planned.key for planned in plan]
     for gate in gates:
         if gate.check not in keys:
             raise UsageError(f"the gate {gate} names a check that will not run{did_you_mean(gate.check, keys)}")
         _check_metric(gate, next(planned for planned in plan if planned.key == gate.check))
+        if gate.change is not None and settings.baseline is None:
+            raise UsageError(f"the gate {gate} needs a stored audit to compare with: --baseline RESULT")
     return gates
 
 

@@ -42,7 +42,7 @@ def _names(value: object) -> object:
 
 
 def _requirements(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+    return (value,) if isinstance(value, str | Mapping) else value
 
 
 Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size)]
@@ -58,7 +58,12 @@ class Settings(BaseModel):
     checks: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
     options: dict[str, dict[str, Any]] = {}
     """Options of checks, by check key."""
-    gates: Annotated[tuple[str, ...], BeforeValidator(_requirements)] = ()
+    gates: Annotated[tuple[Any, ...], BeforeValidator(_requirements)] = ()
+    """Each a text, or a table with `require`, and perhaps `level` and `waiver`."""
+    baseline: Path | None = None
+    """A stored audit to compare with, for gates on a drop or a rise."""
+    until_decided: bool = False
+    """Whether to take the images in random order, and to stop as soon as every gate is decided."""
     seed: int = 0
 
     weights: Path | None = None
@@ -128,14 +133,14 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in values:
         if name not in known:
             raise UsageError(f"{path}: there is no setting {name!r}{did_you_mean(name, known)}")
-    for name in ("model", "data", "ood", "out"):
+    for name in ("model", "data", "ood", "baseline", "out"):
         if not isinstance(values.get(name, ""), str):
             raise UsageError(f"{path}: {name} = {values[name]!r}: wanted a text")
     options = values.get("options", {})
     if not isinstance(options, dict) or not all(isinstance(of_check, dict) for of_check in options.values()):
         raise UsageError(f'{path}: options = {options!r}: wanted a table a check, such as [options."noise.pgd"]')
     folder = path.parent
-    for name in ("model", "data", "ood", "weights", "labels", "masks", "out"):
+    for name in ("model", "data", "ood", "weights", "labels", "masks", "baseline", "out"):
         if isinstance(values.get(name), str):
             values[name] = _from_folder(folder, values[name])
     return values

@@ -24,7 +24,7 @@ from auditkit.samples import Read, Samples, Skipped, fingerprint
 from auditkit.store import Store, unit_digest
 from auditkit.workbench import Workbench
 
-__all__ = ["Execution", "ShardRecord", "Task", "execute", "missing_capability", "run_task", "why_skipped"]
+__all__ = ["Enough", "Execution", "ShardRecord", "Task", "execute", "missing_capability", "run_task", "why_skipped"]
 
 _NOTHING_TO_LEARN = {
     "dataset": "none of the images fell to the training half: it has none to learn from",
@@ -80,6 +80,9 @@ class Execution:
 Elsewhere = Callable[[Workbench, Store, Sequence[Task], Progress], dict[str, str]]
 """A way to do tasks in other processes; it returns failures by check key."""
 
+Enough = Callable[[Execution], bool]
+"""Whether what is done after a shard is all that is needed."""
+
 
 def missing_capability(planned: Planned, model: Model) -> str | None:
     """Return why a check cannot run on this model, None where it can."""
@@ -107,10 +110,12 @@ def execute(
     store: Store,
     progress: Progress,
     elsewhere: Elsewhere | None = None,
+    enough: Enough | None = None,
 ) -> Execution:
     """Do every unit of the plan that the store does not hold yet.
 
-    `elsewhere` does the tasks in other processes and returns failures by check key; None: they are done here.
+    `elsewhere` does the tasks in other processes and returns failures by check key; None: they are done here. Then
+    `enough` is asked after each shard, and the shards behind the one that satisfies it are left out.
     """
     runnable = [planned for planned in plan if why_skipped(bench, planned) is None]
     execution = Execution()
@@ -129,6 +134,8 @@ def execute(
             continue
         tasks = _tasks(bench, independent, index, execution, store, progress)
         _do_here(bench, store, tasks, read.samples, execution.failures, progress)
+        if enough is not None and enough(execution):
+            break
     if pending and elsewhere is not None:
         execution.failures |= elsewhere(bench, store, pending, progress)
     _read(bench, reading, execution, store, progress, elsewhere)

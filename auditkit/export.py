@@ -99,7 +99,7 @@ def _write(pictures: Iterator[_Picture], names: tuple[str, ...] | None, folder: 
 
 
 def _pictures(bench: Workbench, execution: Execution, store: Store) -> Iterator[_Picture]:
-    for index, (start, stop) in enumerate(bench.shards):
+    for index, (start, stop) in enumerate(bench.shards[: len(execution.shards)]):
         units = {
             key: store.get(digest).findings
             for (key, shard), digest in sorted(execution.units.items())

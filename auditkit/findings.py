@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from auditkit.budgets import parse_budget
 from auditkit.check import Curve, Exhibit, Findings, Metric, Panel, Spec
 from auditkit.errors import ExecutionError
-from auditkit.result import CurveRecord, FlagRecord, PointRecord
+from auditkit.result import ColumnRecord, CurveRecord, FlagRecord, PointRecord
 from auditkit.separation import auroc, fpr_at_tpr, roc, tpr_at_fpr
 from auditkit.stats import Estimate, mean, median, proportion
 
@@ -24,11 +24,14 @@ __all__ = [
     "join_columns",
     "join_others",
     "maps",
+    "metric_columns",
     "metrics",
     "top_exhibits",
 ]
 
 Columns = Mapping[str, npt.NDArray[Any]]
+Share = Callable[[int, int], Estimate]
+"""How a share is estimated from the images that count and all images."""
 _NOTHING: Columns = MappingProxyType({})
 
 # A curve over a column has this many points between the smallest and the largest value, and x to so many digits.
@@ -175,7 +178,9 @@ def join_others(parts: Sequence[Columns]) -> Columns:
     return first
 
 
-def metrics(spec: Spec, columns: Columns, others: Columns = _NOTHING) -> tuple[dict[str, Estimate], dict[str, str]]:
+def metrics(
+    spec: Spec, columns: Columns, others: Columns = _NOTHING, share: Share = proportion
+) -> tuple[dict[str, Estimate], dict[str, str]]:
     """Return the estimates and their titles, by name; a metric that no sample counts for is left out.
 
     The plain name of a metric whose columns all carry a budget stands for the largest budget.
@@ -190,28 +195,48 @@ def metrics(spec: Spec, columns: Columns, others: Columns = _NOTHING) -> tuple[d
                 titles[metric.name] = metric.title
             continue
         table = _table(metric.column, columns, others)
-        found = _columns_of(metric, table)
-        named = [(suffix, suffix, column) for suffix, column in found]
-        if all(suffix for suffix, _ in found):
-            largest, column = max(found, key=lambda item: parse_budget(item[0][1:]))
-            named = [("", largest, column), *named]
-        for name, suffix, column in named:
+        for name, suffix, column in _named(metric, table):
             among = _among(metric, suffix, table)
             counted = column[among] if among is not None else column
             if counted.size:
-                estimates[metric.name + name] = _estimate(metric, counted)
-                titles[metric.name + name] = metric.title
+                estimates[name] = _estimate(metric, counted, share)
+                titles[name] = metric.title
     return estimates, titles
 
 
-def _estimate(metric: Metric, values: npt.NDArray[Any]) -> Estimate:
+def metric_columns(spec: Spec, columns: Columns, others: Columns = _NOTHING) -> dict[str, ColumnRecord]:
+    """Return for each metric that has a value a sample where these values lie, by name."""
+    found: dict[str, ColumnRecord] = {}
+    for metric in spec.metrics:
+        if metric.against is not None or metric.column in others or metric.kind not in ("proportion", "mean", "median"):
+            continue
+        kind: Any = "share" if metric.kind == "proportion" else metric.kind
+        for name, suffix, _ in _named(metric, columns):
+            among = metric.among
+            if among is not None and among + suffix in columns:
+                among += suffix
+            found[name] = ColumnRecord(column=metric.column + suffix, among=among, kind=kind)
+    return found
+
+
+def _named(metric: Metric, columns: Columns) -> Iterator[tuple[str, str, npt.NDArray[Any]]]:
+    """Yield the metric's name with the budget of each column, that budget, and the column."""
+    found = _columns_of(metric, columns)
+    if all(suffix for suffix, _ in found):
+        largest, column = max(found, key=lambda item: parse_budget(item[0][1:]))
+        yield metric.name, largest, column
+    for suffix, column in found:
+        yield metric.name + suffix, suffix, column
+
+
+def _estimate(metric: Metric, values: npt.NDArray[Any], share: Share) -> Estimate:
     match metric.kind:
         case "mean":
             return mean(values)
         case "median":
             return median(values)
         case _:
-            return proportion(int(values.sum()), int(values.size))
+            return share(int(values.sum()), int(values.size))
 
 
 def _group(name: str, columns: Columns, others: Columns) -> npt.NDArray[np.float64]:
@@ -226,7 +251,11 @@ def _compare(metric: Metric, noticed: npt.NDArray[np.float64], not_noticed: npt.
 
 
 def curves(
-    spec: Spec, estimates: Mapping[str, Estimate], columns: Columns = _NOTHING, others: Columns = _NOTHING
+    spec: Spec,
+    estimates: Mapping[str, Estimate],
+    columns: Columns = _NOTHING,
+    others: Columns = _NOTHING,
+    share: Share = proportion,
 ) -> tuple[CurveRecord, ...]:
     """Return the curves that the spec asks for: over all budgets that were measured, over a column's values, or ROC.
 
@@ -238,7 +267,7 @@ def curves(
             title=curve.title,
             x_label=curve.x_label,
             y_label=curve.metric.replace("_", " "),
-            points=tuple(_points(curve, estimates, columns, others)),
+            points=tuple(_points(curve, estimates, columns, others, share)),
             roc=curve.against is not None,
             figure=curve.figure,
             line=curve.line,
@@ -247,16 +276,18 @@ def curves(
     )
 
 
-def _points(curve: Curve, estimates: Mapping[str, Estimate], columns: Columns, others: Columns) -> list[PointRecord]:
+def _points(
+    curve: Curve, estimates: Mapping[str, Estimate], columns: Columns, others: Columns, share: Share
+) -> list[PointRecord]:
     if curve.column is None:
         return _over_budgets(curve, estimates)
     if curve.against is None:
-        return _over_column(curve, _table(curve.column, columns, others))
+        return _over_column(curve, _table(curve.column, columns, others), share)
     noticed, not_noticed = (_group(name, columns, others) for name in (curve.column, curve.against))
     if not noticed.size or not not_noticed.size:
         return []
     found = roc(noticed, not_noticed)
-    return [PointRecord(x=share, label=f"{100 * share:.3g} %", estimate=estimate) for share, estimate in found]
+    return [PointRecord(x=false, label=f"{100 * false:.3g} %", estimate=estimate) for false, estimate in found]
 
 
 def _over_budgets(curve: Curve, estimates: Mapping[str, Estimate]) -> list[PointRecord]:
@@ -271,7 +302,7 @@ def _over_budgets(curve: Curve, estimates: Mapping[str, Estimate]) -> list[Point
     return sorted(points, key=lambda point: point.x)
 
 
-def _over_column(curve: Curve, columns: Columns) -> list[PointRecord]:
+def _over_column(curve: Curve, columns: Columns, share: Share) -> list[PointRecord]:
     """Return the share that lies beyond zero, and beyond values evenly spread over the ranks of the column."""
     assert curve.column is not None  # noqa: S101 (the caller looked)
     values = columns[curve.column].astype(np.float64)
@@ -281,9 +312,7 @@ def _over_column(curve: Curve, columns: Columns) -> list[PointRecord]:
     ranks = np.unique(np.linspace(0, max(len(finite) - 1, 0), _CURVE_POINTS).round().astype(int))[: len(finite)]
     labels = [f"{value:.{_CURVE_DIGITS}g}" for value in finite[ranks]]
     places = sorted({0.0: "0", **{float(label): label for label in labels}}.items())
-    return [
-        PointRecord(x=x, label=label, estimate=proportion(int((values > x).sum()), len(counted))) for x, label in places
-    ]
+    return [PointRecord(x=x, label=label, estimate=share(int((values > x).sum()), len(counted))) for x, label in places]
 
 
 def maps(spec: Spec, columns: Columns, height: int, width: int) -> list[Exhibit]:

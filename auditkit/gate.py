@@ -2,98 +2,99 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+import datetime
+from collections.abc import Callable, Iterable, Sequence
 
-from auditkit.budgets import budget_text, parse_budget
-from auditkit.errors import ExitCode, UsageError
+from auditkit.anytime import ANYTIME_SHARE, anytime_share
+from auditkit.errors import ExitCode
+from auditkit.requirements import Gate
 from auditkit.result import CheckRecord, GateRecord, Result, Verdict
-from auditkit.stats import Estimate, images_to_decide
+from auditkit.stats import Estimate, images_to_decide, proportion
 
-__all__ = ["Gate", "exit_code", "judge", "overall", "parse_gate"]
+__all__ = ["Changes", "exit_code", "judge", "judge_again", "overall", "verdict_of"]
 
-Bound = Literal[">=", "<=", ">", "<"]
-
-_GATE = re.compile(r"^\s*(?P<check>[^\s/]+)/(?P<metric>\S+)\s*(?P<bound>>=|<=|>|<)\s*(?P<threshold>\S+)\s*$")
+Changes = Callable[[Gate], Estimate | str]
+"""How far a gate's metric fell or rose since the baseline, or why that cannot be said."""
 
 # What every attack also reports, and no attack has a part in.
 _WITHOUT_ATTACK = "clean_accuracy"
+_SHARES = {"Clopper-Pearson": proportion, ANYTIME_SHARE: anytime_share}
+_OPEN = (Verdict.FAIL, Verdict.MISSING, Verdict.INCONCLUSIVE)
 
 
-@dataclass(frozen=True)
-class Gate:
-    """A requirement: a metric of a check, a bound and a threshold."""
+def judge(
+    result: Result, gates: Iterable[Gate], *, on: datetime.date | None = None, changes: Changes | None = None
+) -> Result:
+    """Return `result` with these gates judged, in place of any it carried.
 
-    check: str
-    metric: str
-    bound: Bound
-    threshold: float
-    threshold_text: str
-
-    @property
-    def name(self) -> str:
-        """The metric as results name it, `check/metric`."""
-        return f"{self.check}/{self.metric}"
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.bound} {self.threshold_text}"
-
-
-def parse_gate(text: str) -> Gate:
-    """Read a gate such as `noise.pgd/robust_accuracy@2/255 >= 0.4` (or `>= 40%`).
-
-    Raises:
-        UsageError: the text does not have that form.
+    `on` is the day that waivers must not have ended before, by default that of the audit; `changes` compares with a
+    baseline, and without it gates on changes are missing their evidence.
     """
-    match = _GATE.match(text)
-    if match is None:
-        raise UsageError(
-            f'a gate reads "check/metric >= number", such as "noise.pgd/robust_accuracy >= 0.4"; got {text!r}'
-        )
-    wanted = match["threshold"]
-    try:
-        threshold = parse_budget(wanted[:-1]) / 100 if wanted.endswith("%") else _number(wanted)
-    except ValueError:
-        raise UsageError(f"the threshold of a gate is a number, a fraction or a percentage; got {text!r}") from None
-    return Gate(match["check"], _metric(match["metric"]), cast(Bound, match["bound"]), threshold, wanted)
-
-
-def _metric(name: str) -> str:
-    """Write a metric's budget as results do: `@0.5/255` and `@0.00196` are then the same."""
-    plain, at, budget = name.partition("@")
-    try:
-        return plain + at + budget_text(parse_budget(budget)) if at else plain
-    except ValueError as error:
-        raise UsageError(f"{name}: {error}") from None
-
-
-def _number(text: str) -> float:
-    return -parse_budget(text[1:]) if text.startswith("-") else parse_budget(text)
-
-
-def judge(result: Result, gates: Iterable[Gate]) -> Result:
-    """Return `result` with these gates judged, in place of any it carried."""
-    records = tuple(_judge_one(result, gate) for gate in gates)
+    day = on if on is not None else _day_of(result)
+    records = tuple(_settled(_judge_one(result, gate, changes), day) for gate in gates)
     return result.model_copy(update={"gates": records, "verdict": overall(records)})
 
 
-def _judge_one(result: Result, gate: Gate) -> GateRecord:
+def judge_again(result: Result, on: datetime.date) -> Result:
+    """Return `result` with its own gates as they count on a day: waivers may have ended since."""
+    records = tuple(_settled(gate, on) for gate in result.gates)
+    return result.model_copy(update={"gates": records, "verdict": overall(records)})
+
+
+def _day_of(result: Result) -> datetime.date:
+    try:
+        return datetime.datetime.fromisoformat(str(result.volatile.get("date"))).date()
+    except ValueError:  # a result made by hand: no waiver has ended
+        return datetime.date.min
+
+
+def _judge_one(result: Result, gate: Gate, changes: Changes | None) -> GateRecord:
     check = result.check(gate.check)
-    estimate = check.metrics.get(gate.metric) if check is not None and check.status == "done" else None
-    verdict = _verdict(gate, estimate) if estimate is not None else Verdict.MISSING
+    found = _found(check, gate, changes)
+    estimate = found if isinstance(found, Estimate) else None
+    verdict = verdict_of(gate, estimate) if estimate is not None else Verdict.MISSING
     attacked = gate.metric.partition("@")[0] != _WITHOUT_ATTACK
     doubt = _doubt(result, check) if verdict is Verdict.PASS and attacked else None
+    measured = Verdict.INCONCLUSIVE if doubt else verdict
     return GateRecord(
         metric=gate.name,
+        change=gate.change,
         bound=gate.bound,
         threshold=gate.threshold,
         threshold_text=gate.threshold_text,
-        verdict=Verdict.INCONCLUSIVE if doubt else verdict,
+        level=gate.level,
+        waiver=gate.waiver,
+        verdict=measured,
+        measured=measured,
         estimate=estimate,
-        text=doubt or (_sentence(gate, verdict, estimate) if estimate is not None else _why_missing(gate, check)),
+        text=doubt or (_sentence(gate, verdict, found) if isinstance(found, Estimate) else found),
     )
+
+
+def _found(check: CheckRecord | None, gate: Gate, changes: Changes | None) -> Estimate | str:
+    """Return what the gate is about, or why there is nothing to judge."""
+    if check is None or check.status != "done" or gate.metric not in check.metrics:
+        return _why_missing(gate, check)
+    if gate.change is None:
+        return check.metrics[gate.metric]
+    if changes is None:
+        return f"there is no baseline to compare with; --baseline RESULT names one ({gate})"
+    return changes(gate)
+
+
+def _settled(record: GateRecord, on: datetime.date) -> GateRecord:
+    """Let level and waiver say what the numbers come to."""
+    verdict, note, waiver = record.measured, None, record.waiver
+    if verdict is Verdict.PASS:
+        note = "its waiver is not needed" if waiver is not None else None
+    elif waiver is not None and on <= waiver.until:
+        note = f"waived by {waiver.owner} until {waiver.until.isoformat()}: {waiver.reason}"
+        verdict = Verdict.WAIVED
+    else:
+        ended = f"its waiver by {waiver.owner} ended on {waiver.until.isoformat()}" if waiver is not None else None
+        verdict = Verdict.WARN if record.level == "warn" else verdict
+        note = ended if verdict is not Verdict.WARN else "; ".join(filter(None, (ended, "a warning only")))
+    return record.model_copy(update={"verdict": verdict, "note": note})
 
 
 def _doubt(result: Result, check: CheckRecord | None) -> str | None:
@@ -108,7 +109,8 @@ def _doubt(result: Result, check: CheckRecord | None) -> str | None:
     return None
 
 
-def _verdict(gate: Gate, estimate: Estimate) -> Verdict:
+def verdict_of(gate: Gate, estimate: Estimate) -> Verdict:
+    """Return on which side of the threshold the whole interval lies: pass, fail, or inconclusive for neither."""
     at_least = gate.bound in (">=", ">")
     strict = gate.bound in (">", "<")
     near, far = (estimate.low, estimate.high) if at_least else (-estimate.high, -estimate.low)
@@ -121,7 +123,10 @@ def _verdict(gate: Gate, estimate: Estimate) -> Verdict:
 
 
 def _sentence(gate: Gate, verdict: Verdict, estimate: Estimate) -> str:
-    interval = f"{estimate.value:.4g}, interval {estimate.low:.4g} to {estimate.high:.4g} on {estimate.n} images"
+    change = f"{gate.change} of " if gate.change is not None else ""
+    interval = (
+        f"{change}{estimate.value:.4g}, interval {estimate.low:.4g} to {estimate.high:.4g} on {estimate.n} images"
+    )
     required = f"required {gate.bound} {gate.threshold_text}"
     match verdict:
         case Verdict.PASS:
@@ -129,7 +134,7 @@ def _sentence(gate: Gate, verdict: Verdict, estimate: Estimate) -> str:
         case Verdict.FAIL:
             return f"the whole interval misses the requirement ({interval}; {required})"
         case _:
-            needed = images_to_decide(estimate, gate.threshold)
+            needed = images_to_decide(estimate, gate.threshold, _SHARES.get(estimate.method))
             about = (
                 f"about {needed} images would settle it" if needed else "no practical number of images would settle it"
             )
@@ -148,7 +153,7 @@ def _why_missing(gate: Gate, check: CheckRecord | None) -> str:
 
 def overall(gates: Sequence[GateRecord]) -> Verdict:
     """Return the verdict of all gates together: the worst of them, NONE where there are none."""
-    for verdict in (Verdict.FAIL, Verdict.MISSING, Verdict.INCONCLUSIVE):
+    for verdict in (*_OPEN, Verdict.WARN, Verdict.WAIVED):
         if any(gate.verdict is verdict for gate in gates):
             return verdict
     return Verdict.PASS if gates else Verdict.NONE

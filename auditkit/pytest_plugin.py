@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ def _settings(marker: pytest.Mark, fixtures: Mapping[str, Any]) -> dict[str, Any
         raise UsageError(f"the marker audit takes names only, such as gate=...; got {marker.args[0]!r}")
     settings = dict(marker.kwargs)
     gates = settings.pop("gate", None)
-    gates = [gates] if isinstance(gates, str) else gates
+    gates = [gates] if isinstance(gates, str | Mapping) else gates
     if "gates" in settings or not isinstance(gates, list | tuple) or not gates:
         got = f"gates={settings['gates']!r}" if "gates" in settings else f"gate={gates!r}"
         raise UsageError(
@@ -87,10 +87,10 @@ def _settings(marker: pytest.Mark, fixtures: Mapping[str, Any]) -> dict[str, Any
     return {**settings, "gates": gates}
 
 
-def _checks_of(gates: list[str] | tuple[str, ...]) -> list[str]:
-    from auditkit.gate import parse_gate
+def _checks_of(gates: Sequence[object]) -> list[str]:
+    from auditkit.requirements import parse_requirement
 
-    return list(dict.fromkeys(parse_gate(text).check for text in gates))
+    return list(dict.fromkeys(parse_requirement(given).check for given in gates))
 
 
 def _audit(folder: Path, model: Any, data: object, *, out: str | Path | None = None, **settings: Any) -> AuditResult:
@@ -109,13 +109,13 @@ def _new_folder(folder: Path) -> Path:
 
 
 def _sentences(audited: AuditResult) -> Iterator[str]:
-    from auditkit.report.text import ordered, verdict_sentence
+    from auditkit.report.text import gate_name, gate_sentence, ordered, verdict_sentence
     from auditkit.result import Verdict
 
     yield verdict_sentence(audited.result)
     for gate in ordered(audited.result.gates):
         if gate.verdict is not Verdict.PASS:
-            yield f"{gate.verdict.value}: {gate.metric} {gate.bound} {gate.threshold_text}: {gate.text}"
+            yield f"{gate.verdict.value}: {gate_name(gate)}: {gate_sentence(gate)}"
     for check in audited.result.checks:
         if check.status == "failed":
             yield f"{check.key} failed: {check.reason}"

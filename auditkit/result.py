@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from auditkit.requirements import Bound, Change, Level, Waiver
 from auditkit.stats import Estimate
 
 __all__ = [
     "SCHEMA",
     "CheckRecord",
+    "ColumnRecord",
     "CurveRecord",
     "ExhibitRecord",
     "FlagRecord",
@@ -32,9 +34,14 @@ SCHEMA = 1
 
 
 class Verdict(StrEnum):
-    """What a gate, or all gates together, say; NONE means that nothing was required."""
+    """What a gate, or all gates together, say; NONE means that nothing was required.
+
+    WARN and WAIVED are requirements that are not met, and do not count: by their level, or by somebody's decision.
+    """
 
     PASS = "pass"  # noqa: S105 (a verdict, not a password)
+    WARN = "warn"
+    WAIVED = "waived"
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
     MISSING = "missing"
@@ -64,6 +71,7 @@ class SamplesRecord(_Record):
 
     source: str
     n: int
+    of: int | None = Field(default=None, description="how many the data set holds; `n` of them were used")
     skipped: dict[str, str] = Field(description="images that could not be used, with the reason")
     fingerprint: str
     shape: tuple[int, int, int] = Field(description="channels, height, width")
@@ -133,6 +141,14 @@ class ExhibitRecord(_Record):
     panels: tuple[PanelRecord, ...]
 
 
+class ColumnRecord(_Record):
+    """Where in `samples.npz` a metric's values lie, one an image: `CHECK/column`, counted where `among` is true."""
+
+    column: str
+    among: str | None
+    kind: Literal["share", "mean", "median"]
+
+
 class CheckRecord(_Record):
     """What one check found, or why it found nothing."""
 
@@ -151,6 +167,7 @@ class CheckRecord(_Record):
     norm: str | None = Field(default=None, description="how budgets are measured: linf, l2 ...; null where none are")
     metrics: dict[str, Estimate] = {}
     metric_titles: dict[str, str] = {}
+    metric_columns: dict[str, ColumnRecord] = Field(default={}, description="of the metrics that have a value an image")
     curves: tuple[CurveRecord, ...] = ()
     tables: tuple[TableRecord, ...] = ()
     tabulated: tuple[str, ...] = Field(default=(), description="metrics that stand in `tables`, too")
@@ -164,12 +181,17 @@ class GateRecord(_Record):
     """One requirement and how it ended."""
 
     metric: str
-    bound: Literal[">=", "<=", ">", "<"]
+    change: Change | None = Field(default=None, description="what is judged is how far the metric fell or rose")
+    bound: Bound
     threshold: float
     threshold_text: str
+    level: Level = "error"
+    waiver: Waiver | None = None
     verdict: Verdict
+    measured: Verdict = Field(description="the verdict that the numbers alone give, before level and waiver")
     estimate: Estimate | None
-    text: str = Field(description="the verdict in one sentence")
+    text: str = Field(description="what was found, in one sentence")
+    note: str | None = Field(default=None, description="what level and waiver make of it")
 
 
 class FlagRecord(_Record):

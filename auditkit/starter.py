@@ -33,7 +33,11 @@ seed = 0
 gates = [
     "noise.gaussian/robust_accuracy@8/255 >= 0.5",
     "noise.pgd/robust_accuracy@2/255 >= 0.2",
+    # {require = "patch.sticker/robust_accuracy >= 0.5", level = "warn"},
+    # {require = "noise.pgd/robust_accuracy@2/255 drop <= 2%"},   # against the baseline
 ]
+# baseline = "released"            # an earlier audit of the same images
+# until_decided = true             # stop as soon as every gate is decided; with checks = [...]
 
 # Options of checks; `auditkit checks show noise.pgd` lists them.
 # [options."noise.pgd"]

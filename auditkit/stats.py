@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -94,30 +95,34 @@ def exact_mcnemar(lost: int, gained: int) -> float:
     return min(1.0, 2 * float(special.bdtr(min(lost, gained), lost + gained, 0.5)))
 
 
-def images_to_decide(estimate: Estimate, threshold: float, confidence: float = CONFIDENCE) -> int | None:
+def images_to_decide(
+    estimate: Estimate, threshold: float, share: Callable[[int, int], Estimate] | None = None
+) -> int | None:
     """Return how many images would settle on which side of `threshold` the value lies, were it to stay as it is.
 
-    None: more than ten million, or the value is the threshold itself.
+    `share` is what estimates a share from successes and images; None: the estimate is of another kind, whose interval
+    shrinks with the root of the number of images. The answer is None where it is more than ten million, or where the
+    value is the threshold itself.
     """
     distance = abs(estimate.value - threshold)
     if distance == 0:
         return None
-    if estimate.method != "Clopper-Pearson":
+    if share is None:
         half = estimate.value - estimate.low if threshold < estimate.value else estimate.high - estimate.value
         needed = math.ceil(estimate.n * (half / distance) ** 2)
         return needed if needed <= _MOST_IMAGES else None
+
+    def decides(n: int) -> bool:
+        found = share(round(estimate.value * n), n)
+        return not found.low <= threshold <= found.high
+
     decided, undecided = _MOST_IMAGES, estimate.n
-    if not _decides(estimate.value, decided, threshold, confidence):
+    if not decides(decided):
         return None
     while decided - undecided > max(1, undecided // 100):
         middle = (decided + undecided) // 2
-        if _decides(estimate.value, middle, threshold, confidence):
+        if decides(middle):
             decided = middle
         else:
             undecided = middle
     return decided
-
-
-def _decides(value: float, n: int, threshold: float, confidence: float) -> bool:
-    estimate = proportion(round(value * n), n, confidence)
-    return not estimate.low <= threshold <= estimate.high

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from auditkit.check import Conclusion, Spec, Tally
 from auditkit.errors import ExecutionError
-from auditkit.findings import Columns, metrics
+from auditkit.findings import Columns, Share, metrics
 from auditkit.result import ProfileRecord, TableRecord
-from auditkit.stats import Estimate
+from auditkit.stats import Estimate, proportion
 
 __all__ = ["ClassEstimates", "class_estimates", "class_table", "concluded", "grid_tables", "merge_tallies"]
 
@@ -75,6 +75,7 @@ def class_estimates(
     labels: npt.NDArray[np.int64],
     names: Sequence[str] | None,
     others: Columns = MappingProxyType({}),
+    share: Share = proportion,
 ) -> ClassEstimates:
     """Return the metrics of `spec.by_class` for each class.
 
@@ -88,10 +89,14 @@ def class_estimates(
     titles: dict[str, str] = {}
     for label in np.unique(labels).tolist() if wanted else ():
         own, name = labels == label, _class_name(label, names)
-        found[name], of_class = metrics(spec, {column: values[own] for column, values in columns.items()}, others)
+        found[name], of_class = metrics(spec, _rows(columns, own), others, share)
         images[name] = int(own.sum())
         titles |= of_class
     return ClassEstimates(images, found, titles)
+
+
+def _rows(columns: Columns, own: npt.NDArray[np.bool_]) -> Columns:
+    return {column: values[own] for column, values in columns.items()}
 
 
 def class_table(spec: Spec, classes: ClassEstimates) -> TableRecord | None:

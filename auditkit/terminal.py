@@ -11,14 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from auditkit.progress import Silent
-from auditkit.report.text import ordered, verdict_sentence
+from auditkit.report.text import gate_name, gate_sentence, ordered, verdict_sentence
 from auditkit.report.worst import worst_sentence
 from auditkit.result import Result, Verdict
 
 __all__ = ["Bar", "Lines", "print_result", "progress_for"]
 
 _SECONDS_BETWEEN_LINES = 10.0
-_COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.MISSING: "magenta"}
+_COLOURS = {
+    Verdict.PASS: "green",
+    Verdict.FAIL: "red",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.WARN: "yellow",
+    Verdict.WAIVED: "cyan",
+    Verdict.MISSING: "magenta",
+}
 
 
 class Bar:
@@ -96,12 +103,11 @@ def print_result(result: Result, console: Console) -> None:
         table = Table("requirement", "found", "verdict", box=None, pad_edge=False)
         for gate in ordered(result.gates):
             found = str(gate.estimate) if gate.estimate is not None else "nothing"
-            wanted = Text(f"{gate.metric} {gate.bound} {gate.threshold_text}")
-            table.add_row(wanted, found, Text(gate.verdict.value, style=_COLOURS.get(gate.verdict, "")))
+            table.add_row(Text(gate_name(gate)), found, Text(gate.verdict.value, style=_COLOURS.get(gate.verdict, "")))
         console.print(table)
         for gate in ordered(result.gates):
-            if gate.verdict in (Verdict.INCONCLUSIVE, Verdict.MISSING):
-                console.print(Text(f"{gate.verdict.value}: {gate.metric}: {gate.text}"))
+            if gate.verdict not in (Verdict.PASS, Verdict.FAIL) or gate.note is not None:
+                console.print(Text(f"{gate.verdict.value}: {gate.metric}: {gate_sentence(gate)}"))
     if (worst := worst_sentence(result)) is not None:
         console.print(Text(worst, style="bold"))
     for check in result.checks:

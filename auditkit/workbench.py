@@ -30,7 +30,7 @@ from auditkit.models.tryout import try_out
 from auditkit.plan import Planned
 from auditkit.preflight import explain_failure
 from auditkit.preflight.labels import check_labels
-from auditkit.samples import Dataset, Read, Samples, open_dataset, open_images
+from auditkit.samples import Dataset, Read, Samples, Shuffled, join_samples, open_dataset, open_images
 from auditkit.split import is_held_out
 from auditkit.store import Unit
 
@@ -106,12 +106,12 @@ class Workbench:
         for start, stop in self.shards:
             samples = self.read(start, stop).samples
             parts.append(samples.take(torch.from_numpy(~self.held_out(samples.ids))))
-        return _joined(parts)
+        return join_samples(parts)
 
     def _calibration_images(self) -> Samples:
         n = len(self.dataset)
         places = sorted({at * n // _CALIBRATION_IMAGES for at in range(_CALIBRATION_IMAGES)}) if n else []
-        return _joined([self.read(place, place + 1).samples for place in places])
+        return join_samples([self.read(place, place + 1).samples for place in places])
 
     def held_out(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Return bool (len(ids),): the samples that checks are judged on which learn from the others."""
@@ -209,17 +209,6 @@ def _spans(n: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def _joined(parts: Sequence[Samples]) -> Samples:
-    ids = tuple(name for part in parts for name in part.ids)
-    masks = [part.masks for part in parts if part.masks is not None]
-    return Samples(
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        ids,
-        torch.cat(masks) if len(masks) == len(parts) else None,
-    )
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
@@ -259,6 +248,8 @@ def set_up(recipe: Recipe) -> Workbench:
         limit=settings.limit,
         class_names=settings.class_names,
     )
+    if settings.until_decided:
+        dataset = Shuffled(dataset, settings.seed)
     loaded = load_model(recipe.model, weights=settings.weights, device=device, trust_pickle=settings.trust_pickle)
     first = dataset.read(0, min(_FIRST_IMAGES, len(dataset))).samples
     if not len(first):

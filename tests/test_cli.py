@@ -267,6 +267,8 @@ OPTIONS = {
     "--set without an option": ("--set pgd=3", 2, "--set takes CHECK.OPTION=VALUE"),
     "gate without a bound": ("--gate noise.pgd/robust_accuracy", 2, 'a gate reads "check/metric >= number"'),
     "gate with a word": ("--gate noise.pgd/robust_accuracy>=high", 2, "threshold of a gate is a number"),
+    "baseline that is none": ("--checks noise.pgd --baseline nowhere", 2, "no stored audit: nowhere is missing"),
+    "stopping without a gate": ("--checks noise.pgd --until-decided", 2, "until_decided needs a gate"),
     "gate on no check": ("--checks noise.pgd --gate noise.fgsm/robust_accuracy>=0", 2, "names a check that will not"),
     "gate on no metric": (
         "--checks noise.pgd --gate noise.pgd/robust_acuracy>=0",
@@ -431,6 +433,19 @@ def test_run_exits_as_its_gates_say_and_prints_json_alone(call, tmp_path):
     assert result["verdict"] == "fail"
     assert (tmp_path / "out" / "result.json").read_text() == ran.out
     assert {"report.html", "junit.xml", "summary.md", "samples.npz"} <= {p.name for p in (tmp_path / "out").iterdir()}
+
+
+def test_run_stops_when_all_is_decided_and_a_warning_does_not_fail_it(call, tmp_path):
+    ran = call(
+        *DEMO,
+        *("--checks", "noise.uniform", "--preset", "smoke", "--out", "out", "--until-decided", "--json"),
+        *("--gate", "noise.uniform/clean_accuracy >= 0.5", "--warn", "noise.uniform/clean_accuracy <= 0.5"),
+    )
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert result["verdict"] == "warn"
+    assert [gate["verdict"] for gate in result["gates"]] == ["pass", "warn"]
+    assert result["samples"]["n"] < result["samples"]["of"]
 
 
 def test_nothing_evaluated_is_no_success(call, files):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import re
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from auditkit import gate as gate_module
 from auditkit.errors import ExitCode, UsageError
-from auditkit.gate import Gate, exit_code, judge, overall, parse_gate
+from auditkit.gate import exit_code, judge, judge_again, overall
+from auditkit.report.text import error_rates, verdict_sentence
+from auditkit.requirements import Gate, Waiver, parse_gate
 from auditkit.result import CheckRecord, FlagRecord, ModelRecord, Result, SamplesRecord, Verdict
 from auditkit.stats import Estimate, proportion
 
@@ -288,3 +292,114 @@ def test_one_doubtful_flag_among_several_is_enough_and_is_the_one_that_is_named(
 def test_doubt_about_gradients_leaves_the_clean_accuracy_alone():
     attack = check(needs=("gradients",), clean_accuracy=between(0.6, 0.7))
     assert judged("noise.pgd/clean_accuracy >= 0.5", attack, flags=DOUBT).verdict is PASS
+
+
+WAIVER = Waiver(reason="a fix is on its way", until=datetime.date(2027, 1, 31), owner="Ada")
+BEFORE, AFTER = datetime.date(2027, 1, 31), datetime.date(2027, 2, 1)
+
+
+def settled(text, *checks, level="error", waiver=None, on=BEFORE, changes=None):
+    return judge(result(*checks), [parse_gate(text, level, waiver)], on=on, changes=changes)
+
+
+@pytest.mark.parametrize("text", ["c/m >= 0.99", "c/m >= 0.65", "c/absent >= 0.5"])
+def test_a_warning_is_shown_and_does_not_fail(text):
+    whole = settled(text, check("c", m=between(0.6, 0.7)), level="warn")
+    (gate,) = whole.gates
+    assert gate.verdict is whole.verdict is Verdict.WARN
+    assert gate.measured is SITUATIONS[text]
+    assert exit_code(whole) == 0
+    assert "warning" in gate.note
+    assert verdict_sentence(whole).startswith("PASS WITH WARNINGS: 0 of 1 requirement is met, 1 only warned about")
+
+
+@pytest.mark.parametrize("text", ["c/m >= 0.99", "c/m >= 0.65", "c/absent >= 0.5"])
+def test_a_waiver_covers_what_is_not_met_until_its_last_day(text):
+    held = settled(text, check("c", m=between(0.6, 0.7)), waiver=WAIVER)
+    assert held.gates[0].verdict is held.verdict is Verdict.WAIVED
+    assert held.gates[0].note == "waived by Ada until 2027-01-31: a fix is on its way"
+    assert exit_code(held) == 0
+    assert verdict_sentence(held).startswith("PASS WITH WAIVERS")
+    ended = settled(text, check("c", m=between(0.6, 0.7)), waiver=WAIVER, on=AFTER)
+    assert ended.verdict is SITUATIONS[text]
+    assert "its waiver by Ada ended on 2027-01-31" in ended.gates[0].note
+    assert exit_code(ended) != 0
+
+
+def test_a_stored_result_shows_when_its_waiver_has_ended_since():
+    held = settled("c/m >= 0.99", check("c", m=between(0.6, 0.7)), waiver=WAIVER)
+    assert judge_again(held, BEFORE) == held
+    assert judge_again(held, AFTER) == settled("c/m >= 0.99", check("c", m=between(0.6, 0.7)), waiver=WAIVER, on=AFTER)
+
+
+def test_a_waiver_that_nobody_needs_is_said_and_changes_nothing():
+    whole = settled("c/m >= 0.5", check("c", m=between(0.6, 0.7)), waiver=WAIVER)
+    assert whole.verdict is PASS
+    assert whole.gates[0].note == "its waiver is not needed"
+
+
+def test_without_a_day_waivers_are_held_against_the_day_of_the_audit():
+    dated = result(check("c", m=between(0.6, 0.7))).model_copy(
+        update={"volatile": {"date": "2027-02-01T00:30:00+00:00"}}
+    )
+    assert judge(dated, [parse_gate("c/m >= 0.99", waiver=WAIVER)]).verdict is FAIL
+
+
+def test_neither_warnings_nor_waivers_hide_a_failure():
+    checks = [check("c", m=between(0.6, 0.7))]
+    gates = [
+        parse_gate("c/m >= 0.99"),
+        parse_gate("c/m >= 0.98", "warn"),
+        parse_gate("c/m >= 0.97", waiver=WAIVER),
+    ]
+    whole = judge(result(*checks), gates, on=BEFORE)
+    assert exit_code(whole) == 1
+    assert verdict_sentence(whole) == "FAIL: 1 of 3 requirements is not met (1 only warned about, 1 waived)"
+    assert exit_code(judge(result(*checks, check("d", "failed", "r")), gates[1:], on=BEFORE)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "verdict"),
+    [
+        ("c/m drop <= 2%", between(-0.01, 0.01), PASS),
+        ("c/m drop <= 2%", between(0.03, 0.05), FAIL),
+        ("c/m drop <= 2%", between(-0.01, 0.05), INCONCLUSIVE),
+        ("c/m drop <= 2%", "its seed is 0, this one 1", MISSING),
+    ],
+)
+def test_a_gate_on_a_change_is_judged_by_the_change(text, found, verdict):
+    whole = settled(text, check("c", m=between(0.6, 0.7)), changes=lambda gate: found)
+    (gate,) = whole.gates
+    assert gate.verdict is verdict
+    assert gate.change == "drop"
+    assert ("its seed is 0" in gate.text) == (verdict is MISSING)
+
+
+def test_a_gate_on_a_change_without_a_baseline_is_missing_its_evidence():
+    whole = settled("c/m drop <= 2%", check("c", m=between(0.6, 0.7)))
+    assert whole.verdict is MISSING
+    assert "--baseline" in whole.gates[0].text
+    absent = settled("c/absent drop <= 2%", check("c", m=between(0.6, 0.7)), changes=lambda gate: pytest.fail("asked"))
+    assert "gave no metric absent" in absent.gates[0].text
+
+
+@pytest.mark.parametrize(("n", "both"), [(1, "2.5"), (4, "10"), (60, "100")])
+def test_the_error_of_the_whole_family_is_stated_and_is_that_of_theory(n, both):
+    whole = judge(result(check("c", m=between(0.6, 0.7))), [parse_gate("c/m >= 0.5")] * n)
+    words = error_rates(whole)
+    assert "passes by luck at most 2.5 % of the time" in words
+    assert f"fails by bad luck at most {both} % of the time" in words
+
+
+def test_a_family_errs_no_more_often_than_it_states():
+    """Four gates, each on images of its own: all thresholds are the truth, so any pass or fail is an error."""
+    rng = np.random.default_rng(5)
+    wrong_pass = wrong_fail = 0
+    gates = [parse_gate(f"c{number}/m >= 0.6") for number in range(4)]
+    for draws in rng.binomial(100, 0.6, size=(1000, 4)).tolist():
+        checks = [check(f"c{number}", m=share(successes, 100)) for number, successes in enumerate(draws)]
+        verdict = judge(result(*checks), gates).verdict
+        wrong_pass += verdict is PASS
+        wrong_fail += verdict is FAIL
+    assert wrong_pass <= 25
+    assert 20 < wrong_fail <= 100

@@ -17,9 +17,11 @@ PLUGINS = CORE.parent / "plugins" / "auditkit_plugins"
 # A module may import from lines above its own only (a package counts as one module here).
 LAYERS = (
     ("errors", "progress", "report_templates", "rows", "split", "starter", "stats", "stored", "streams"),
-    ("budgets", "separation"),
+    ("anytime", "budgets", "paired", "separation"),
+    ("requirements",),
     ("artifacts", "check", "config", "imports", "registry", "result", "threat"),
-    ("findings", "gate", "models", "plan", "samples", "scaffold", "store"),
+    ("baseline", "findings", "gate", "models", "plan", "samples", "scaffold", "store"),
+    ("comparison",),
     (
         "activations",
         "bounding",
@@ -38,6 +40,7 @@ LAYERS = (
     ("attack_findings",),
     ("attack",),
     ("assemble", "export", "testing", "workers"),
+    ("until_decided",),
     ("auditing",),
     ("doctor", "pytest_plugin", "terminal"),
     ("cli",),

@@ -120,7 +120,7 @@ def test_a_lopsided_interval_is_decided_by_the_side_on_which_the_threshold_lies(
 @given(data=st.data(), n=st.integers(2, 300), threshold=st.floats(0.02, 0.98))
 def test_as_many_images_as_it_says_really_decide(data, n, threshold):
     now = proportion(data.draw(st.integers(0, n)), n)
-    needed = images_to_decide(now, threshold)
+    needed = images_to_decide(now, threshold, proportion)
     if needed is None:
         assert abs(now.value - threshold) < 2e-3
         return
@@ -133,8 +133,8 @@ def test_as_many_images_as_it_says_really_decide(data, n, threshold):
 
 
 def test_more_images_never_settle_a_value_on_the_threshold_or_a_hair_beside_it():
-    assert images_to_decide(proportion(50, 100), 0.5) is None
-    assert images_to_decide(proportion(50, 100), 0.5 + 1e-7) is None
+    assert images_to_decide(proportion(50, 100), 0.5, proportion) is None
+    assert images_to_decide(proportion(50, 100), 0.5 + 1e-7, proportion) is None
 
 
 def test_a_mean_is_decided_when_its_interval_has_shrunk_to_the_threshold():

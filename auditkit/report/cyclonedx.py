@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from auditkit.report.facts import file_digest, gate_name, json_text, started, tool_version
-from auditkit.report.text import split_metric, verdict_sentence
+from auditkit.report.facts import file_digest, json_text, started, tool_version
+from auditkit.report.text import gate_name, split_metric, verdict_sentence
 from auditkit.result import Result
 from auditkit.stats import Estimate
 

@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 from auditkit.report.text import clean
-from auditkit.result import GateRecord, ModelRecord, Result
+from auditkit.result import ModelRecord, Result
 
-__all__ = ["file_digest", "gate_name", "is_file", "json_text", "started", "tool_version"]
+__all__ = ["file_digest", "is_file", "json_text", "started", "tool_version"]
 
 # The format of a network that came from a factory or from the caller's program.
 _IN_MEMORY = "torch"
@@ -25,11 +25,6 @@ def is_file(model: ModelRecord) -> bool:
 def file_digest(model: ModelRecord) -> str | None:
     """Return the sha256 (hex) of the model's file or files, None for a network that came from no file."""
     return model.digest if is_file(model) and _SHA256.fullmatch(model.digest) else None
-
-
-def gate_name(gate: GateRecord) -> str:
-    """Return a requirement as it was set, such as `noise.pgd/robust_accuracy >= 40%`."""
-    return f"{gate.metric} {gate.bound} {gate.threshold_text}"
 
 
 def tool_version(result: Result) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from auditkit.report.curves import Chart, Series
 from auditkit.report.drawing import FONT_SIZE, draw, dress, marked, shortened, style_of
 from auditkit.report.svg import INK
@@ -36,9 +38,10 @@ def draw_chart(chart: Chart, prefix: str, *, bands: bool) -> str:
 
 def _draw_series(axes: Axes, series: Series, *, band: bool, strokes: bool) -> None:
     style = style_of(series.style)
-    x = [point.x for point in series.points]
+    # Arrays, for of a list matplotlib asks at length whether it is a tensor.
+    x = np.array([point.x for point in series.points])
     estimates = [point.estimate for point in series.points]
-    low, high = [e.low for e in estimates], [e.high for e in estimates]
+    low, high = np.array([e.low for e in estimates]), np.array([e.high for e in estimates])
     if band and len(x) > 1:
         axes.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0)
     if strokes:
@@ -46,7 +49,7 @@ def _draw_series(axes: Axes, series: Series, *, band: bool, strokes: bool) -> No
     values = [e.value for e in estimates]
     axes.plot(
         x,
-        values,
+        np.array(values),
         color=style.colour,
         marker=style.marker,
         markersize=6.5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from auditkit.report.heat import HeatScale
 from auditkit.report.pictures import Drawn, Picture, draw_exhibit
 from auditkit.result import CheckRecord, ExhibitRecord
 
-__all__ = ["Gallery", "HungExhibit", "HungPanel", "Layout", "hang"]
+__all__ = ["Gallery", "HungExhibit", "HungPanel", "Layout", "hang", "hang_one"]
 
 Layout = Literal["single", "folder"]
 Bar = Literal["heat", "overlay"]
@@ -72,24 +73,31 @@ def hang(
     left_out = dict.fromkeys(rows, 0)
     files: dict[str, bytes] = {}
     spent = 0
-    for round_ in zip_longest(*(check.exhibits for check in checks)):
-        for check, exhibit in zip(checks, round_, strict=True):
-            if exhibit is None:
-                continue
-            if left_out[check.key]:
-                left_out[check.key] += 1
-                continue
-            drawn = draw_exhibit(exhibit, arrays)
-            sources = [_source(picture, layout) for picture in drawn.pictures]
-            row = _row(exhibit, drawn, sources)
-            if room is not None and spent + _size(row) > room:
-                left_out[check.key] += 1
-                continue
-            spent += _size(row)
-            rows[check.key].append(row)
-            if layout == "folder":
-                files |= {s: p.png for s, p in zip(sources, drawn.pictures, strict=True) if s and p is not None}
+    with ThreadPoolExecutor() as drawers:
+        for round_ in zip_longest(*(check.exhibits for check in checks)):
+            found = [(check.key, one) for check, one in zip(checks, round_, strict=True) if one is not None]
+            shown = [(key, one) for key, one in found if not left_out[key]]
+            drawn = drawers.map(lambda one: hang_one(one, arrays, layout), [one for _, one in shown])
+            for key in {key for key, _ in found} - {key for key, _ in shown}:
+                left_out[key] += 1
+            for (key, _), (row, pictures) in zip(shown, drawn, strict=True):
+                if room is not None and spent + _size(row) > room:
+                    left_out[key] += 1
+                    continue
+                spent += _size(row)
+                rows[key].append(row)
+                files |= pictures
     return Gallery({key: tuple(found) for key, found in rows.items()}, left_out, files)
+
+
+def hang_one(
+    exhibit: ExhibitRecord, arrays: Mapping[str, npt.NDArray[Any]], layout: Layout
+) -> tuple[HungExhibit, dict[str, bytes]]:
+    """Return one row of pictures, and the files that it needs (none in the single layout)."""
+    drawn = draw_exhibit(exhibit, arrays)
+    sources = [_source(picture, layout) for picture in drawn.pictures]
+    pairs = zip(sources, drawn.pictures, strict=True) if layout == "folder" else ()
+    return _row(exhibit, drawn, sources), {source: picture.png for source, picture in pairs if source and picture}
 
 
 def _source(picture: Picture | None, layout: Layout) -> str | None:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy.typing as npt
 from markupsafe import Markup
 
-from auditkit.report import text
 from auditkit.report.colour_bars import colour_bars
-from auditkit.report.fields import field_rows, field_text
-from auditkit.report.gallery import Gallery, Layout, hang
-from auditkit.report.page import PageView, anchor, build_page
+from auditkit.report.environment import blamed, environment_of, style_of_page
+from auditkit.report.gallery import Gallery, HungExhibit, Layout, hang, hang_one
+from auditkit.report.page import PageView, build_page
+from auditkit.report.telling import Telling, telling_exhibit
 from auditkit.result import Result
 
 __all__ = ["Page", "render_html", "write_html"]
 
-_TEMPLATES = "auditkit.report_templates"
 # Somewhat below two megabytes, so that a single file can be mailed.
 _SINGLE_BYTES = 1_950_000
 _STALE = re.compile(r"[0-9a-f]{16}\.png")
@@ -38,48 +34,86 @@ class Page:
     files: dict[str, bytes]
 
 
-def render_html(result: Result, arrays: Mapping[str, npt.NDArray[Any]], *, layout: Layout) -> Page:
+def render_html(
+    result: Result, arrays: Mapping[str, npt.NDArray[Any]], *, layout: Layout, templates: Path | None = None
+) -> Page:
     """Return the report of `result`; the same input gives the same bytes.
 
     Args:
         result: The stored result.
         arrays: The content of `exhibits.npz`: the arrays that panels name. Missing ones show as a note.
         layout: `single` embeds style and pictures; `folder` refers to `Page.files` and holds no inline style.
+        templates: A folder of the user's templates and style sheets, which come before the package's.
+
+    Raises:
+        UsageError: `templates` is no folder, or something in it is broken; the message names file and line.
     """
-    page = build_page(result, layout)
-    css = resources.files(_TEMPLATES).joinpath("report.css").read_text(encoding="utf-8")
-    if layout == "folder":
-        gallery = hang(result.checks, arrays, layout, None)
-        return Page(_render(page, gallery, None), gallery.files | {"style.css": css.encode()})
-    bare = _render(page, Gallery({}, {}, {}), css)
-    gallery = hang(result.checks, arrays, layout, _SINGLE_BYTES - len(bare.encode()))
-    return Page(_render(page, gallery, css), gallery.files)
+    with blamed(templates):
+        return _Rendering(result, arrays, layout, templates).page()
 
 
-def _render(page: PageView, gallery: Gallery, css: str | None) -> str:
-    """Return the page; without a style sheet of its own it refers to the one beside it."""
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            page=page,
-            hung=gallery,
-            # Colours and a style sheet: the package's own, no text from anywhere.
-            colour_bars=Markup(colour_bars() if gallery.has_maps else ""),  # noqa: S704
-            css=None if css is None else Markup(css),  # noqa: S704
+@dataclass(frozen=True)
+class _Rendering:
+    """One page on its way."""
+
+    result: Result
+    arrays: Mapping[str, npt.NDArray[Any]]
+    layout: Layout
+    templates: Path | None
+
+    def page(self) -> Page:
+        """Return the page with as many pictures as its layout has room for."""
+        css = style_of_page(self.templates)
+        view = build_page(self.result, self.layout)
+        first, files = self._first_picture()
+        if self.layout == "folder":
+            gallery = hang(self.result.checks, self.arrays, self.layout, None)
+            return Page(self._render(view, first, gallery, None), gallery.files | files | {"style.css": css.encode()})
+        bare = self._render(view, first, Gallery({}, {}, {}), css)
+        gallery = hang(self.result.checks, self.arrays, self.layout, _SINGLE_BYTES - len(bare.encode()))
+        return Page(self._render(view, first, gallery, css), {})
+
+    def _first_picture(self) -> tuple[tuple[Telling, HungExhibit] | None, dict[str, bytes]]:
+        telling = telling_exhibit(self.result, self.arrays)
+        if telling is None:
+            return None, {}
+        hung, files = hang_one(telling.exhibit, self.arrays, self.layout)
+        return (telling, hung), files
+
+    def _render(
+        self, page: PageView, first: tuple[Telling, HungExhibit] | None, gallery: Gallery, css: str | None
+    ) -> str:
+        """Return the page; without a style sheet of its own it refers to the one beside it."""
+        return (
+            environment_of(self.templates)
+            .get_template("report.html.j2")
+            .render(
+                page=page,
+                telling=first[0] if first is not None else None,
+                first=first[1] if first is not None else None,
+                hung=gallery,
+                # Colours and a style sheet: the package's own or the user's, no text of the result.
+                colour_bars=Markup(colour_bars() if gallery.has_maps else ""),  # noqa: S704
+                css=None if css is None else Markup(css),  # noqa: S704
+            )
         )
-    )
 
 
-def write_html(result: Result, arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> Path:
+def write_html(
+    result: Result, arrays: Mapping[str, npt.NDArray[Any]], path: Path, templates: Path | None = None
+) -> Path:
     """Write the report of `result` to a file (`path` ends in `.html`) or a folder; return the page's path.
 
-    Each file appears whole or not at all, and the page last, so a reader never meets half a report.
+    Each file appears whole or not at all, and the page last, so a reader never meets half a report. The user's
+    `templates` are as in `render_html`.
+
+    Raises:
+        UsageError: `templates` is no folder, or something in it is broken.
     """
     if path.suffix.lower() in (".html", ".htm"):
-        _replace(path, render_html(result, arrays, layout="single").html.encode())
+        _replace(path, render_html(result, arrays, layout="single", templates=templates).html.encode())
         return path
-    page = render_html(result, arrays, layout="folder")
+    page = render_html(result, arrays, layout="folder", templates=templates)
     for name, content in sorted(page.files.items()):
         _replace(path / name, content)
     _replace(path / "index.html", page.html.encode())
@@ -102,31 +136,3 @@ def _remove_stale(folder: Path, wanted: set[str]) -> None:
     for picture in folder.glob("*.png"):
         if picture.name not in wanted and _STALE.fullmatch(picture.name):
             picture.unlink()
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(_TEMPLATES, ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    environment.filters |= {
-        "anchor": anchor,
-        "estimate": text.estimate_text,
-        "field": field_text,
-        "fields": field_rows,
-        "interval": text.interval_text,
-        "metric_title": text.metric_title,
-        "required": text.requirement_text,
-        "value": text.value_text,
-    }
-    environment.globals["plural"] = text.plural
-    return environment
-
-
-def _finalize(value: object) -> object:
-    return text.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value

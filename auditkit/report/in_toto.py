@@ -6,7 +6,8 @@ from typing import Any
 
 from auditkit.errors import ExitCode
 from auditkit.gate import exit_code
-from auditkit.report.facts import file_digest, gate_name, json_text
+from auditkit.report.facts import file_digest, json_text
+from auditkit.report.text import gate_name
 from auditkit.result import Result, Verdict
 from auditkit.store import unit_digest
 
@@ -14,7 +15,12 @@ __all__ = ["in_toto_statement"]
 
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
-_OUTCOMES = {Verdict.PASS: "passedTests", Verdict.INCONCLUSIVE: "warnedTests"}
+_OUTCOMES = {
+    Verdict.PASS: "passedTests",
+    Verdict.INCONCLUSIVE: "warnedTests",
+    Verdict.WARN: "warnedTests",
+    Verdict.WAIVED: "warnedTests",
+}
 
 
 def in_toto_statement(result: Result) -> str:
@@ -30,10 +36,10 @@ def in_toto_statement(result: Result) -> str:
 
 
 def _outcome(result: Result) -> str:
-    """Return PASSED where requirements were set and all are met; doubt, and nothing required, only warn."""
+    """Return PASSED where requirements were set and all are met; warnings, waivers, doubt, nothing required warn."""
     match exit_code(result):
         case ExitCode.PASS:
-            return "PASSED" if result.gates else "WARNED"
+            return "PASSED" if result.verdict is Verdict.PASS else "WARNED"
         case ExitCode.INCONCLUSIVE:
             return "WARNED"
         case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 
-from auditkit.report.text import clean, estimate_text, split_metric
+from auditkit.report.text import clean, estimate_text, gate_name, gate_sentence, split_metric
 from auditkit.result import CheckRecord, GateRecord, Result, Verdict
 
 __all__ = ["junit_xml"]
@@ -55,15 +55,17 @@ def _facts(result: Result, check: CheckRecord | None) -> Iterator[tuple[str, str
 
 
 def _gate_case(key: str, gate: GateRecord) -> ET.Element:
-    name = f"{split_metric(gate.metric)[1]} {gate.bound} {gate.threshold_text}"
-    case = _case(key, name)
+    case = _case(key, split_metric(gate_name(gate))[1])
     match gate.verdict:
         case Verdict.FAIL | Verdict.INCONCLUSIVE:
-            _outcome(case, "failure", gate.text, kind=gate.verdict.value)
+            _outcome(case, "failure", gate_sentence(gate), kind=gate.verdict.value)
         case Verdict.MISSING | Verdict.NONE:
-            _outcome(case, "error", gate.text, kind="missing")
+            _outcome(case, "error", gate_sentence(gate), kind="missing")
+        case Verdict.WARN | Verdict.WAIVED:
+            # JUnit knows no warning; skipped is what neither passes nor fails a build.
+            ET.SubElement(case, "skipped", message=clean(f"{gate.verdict.value}: {gate_sentence(gate)}"))
         case Verdict.PASS:
-            ET.SubElement(case, "system-out").text = clean(gate.text)
+            ET.SubElement(case, "system-out").text = clean(gate_sentence(gate))
     return case
 
 
@@ -87,6 +89,7 @@ def _outcome(case: ET.Element, tag: str, text: str, *, kind: str) -> None:
 
 
 def _count(root: ET.Element, suites: Sequence[ET.Element]) -> None:
-    for name in ("tests", "failures", "errors", "skipped"):
+    # The schema of Jenkins knows no `skipped` here.
+    for name in ("tests", "failures", "errors"):
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in suites)))
     root.set("time", f"{sum(float(suite.get('time', '0')) for suite in suites):.3f}")

@@ -8,18 +8,20 @@ from collections.abc import Iterator, Sequence
 from auditkit.report.text import (
     VERDICT_WORDS,
     clean,
+    error_rates,
     estimate_text,
     metric_title,
     ordered,
     plural,
     requirement_text,
     split_metric,
+    stopped_early,
     verdict_sentence,
 )
 from auditkit.report.worst import worst_cases
 from auditkit.result import CheckRecord, FlagRecord, GateRecord, Result, Verdict
 
-__all__ = ["markdown_summary"]
+__all__ = ["as_code", "as_prose", "markdown_summary", "table_row"]
 
 _SECTION_BYTES = 12_000
 _CELL_CHARACTERS = 400
@@ -29,6 +31,8 @@ _SIGNS = {
     Verdict.FAIL: "❌",
     Verdict.MISSING: "⭕",
     Verdict.INCONCLUSIVE: "❔",
+    Verdict.WARN: "⚠️",
+    Verdict.WAIVED: "🔕",
     Verdict.PASS: "✅",
     Verdict.NONE: "▫️",
 }
@@ -37,8 +41,8 @@ _SIGNS = {
 def markdown_summary(result: Result) -> str:
     """Return the result as GitHub-flavoured Markdown, headings from h3; no text in it acts as markup."""
     sections = [
-        [f"### {_prose(verdict_sentence(result))}", "", _subject(result)],
-        *([[f"> {_prose(result.disclaimer)}"]] if result.disclaimer else []),
+        [f"### {as_prose(verdict_sentence(result))}", "", _subject(result)],
+        *([[f"> {as_prose(result.disclaimer)}"]] if result.disclaimer else []),
         list(_requirements(result)),
         list(_worst(result)),
         list(_flags(result.flags)),
@@ -51,9 +55,10 @@ def markdown_summary(result: Result) -> str:
 def _subject(result: Result) -> str:
     model, samples = result.model, result.samples
     seed = result.settings.get("seed", "not recorded")
+    early = f" (of {samples.of}: stopped as soon as all was decided)" if stopped_early(result) else ""
     return (
-        f"{_code(model.name)} ({_prose(model.format)}, sha256 {_code(model.digest[:12])}) on "
-        f"{plural(samples.n, 'image')} of {_code(samples.source)}, seed {_code(str(seed))}. "
+        f"{as_code(model.name)} ({as_prose(model.format)}, sha256 {as_code(model.digest[:12])}) on "
+        f"{plural(samples.n, 'image')}{early} of {as_code(samples.source)}, seed {as_code(str(seed))}. "
         "Intervals cover sampling error only; robust accuracy is an upper bound: "
         "a stronger attack can only lower it."
     )
@@ -63,14 +68,16 @@ def _requirements(result: Result) -> Iterator[str]:
     if result.gates:
         yield from ("| | Requirement | Found | Required |", "|---|---|---|---|")
         for gate in ordered(result.gates):
-            yield _row(_verdict(gate.verdict), *_requirement(result, gate))
+            yield table_row(_verdict(gate.verdict), *_requirement(result, gate))
+        yield from ("", as_prose(error_rates(result)))
 
 
 def _requirement(result: Result, gate: GateRecord) -> tuple[str, str, str]:
     key, metric = split_metric(gate.metric)
-    title = f"{_prose(metric_title(result.check(key), metric))} {_code(gate.metric)}"
+    title = f"{as_prose(metric_title(result.check(key), metric))} {as_code(gate.metric)}"
     found = estimate_text(gate.estimate) if gate.estimate is not None else gate.text
-    return title, _prose(found), _prose(requirement_text(gate))
+    found = f"{found}; {gate.note}" if gate.note is not None else found
+    return title, as_prose(found), as_prose(requirement_text(gate))
 
 
 def _worst(result: Result) -> Iterator[str]:
@@ -78,15 +85,15 @@ def _worst(result: Result) -> Iterator[str]:
     if cases:
         yield from ("#### Under attack", "", "| Budget | Lowest robust accuracy | By | Images |", "|---|---|---|---|")
         for case in cases:
-            found = _prose(estimate_text(case.estimate))
-            yield _row(_prose(case.words), found, _code(case.check), str(case.estimate.n))
+            found = as_prose(estimate_text(case.estimate))
+            yield table_row(as_prose(case.words), found, as_code(case.check), str(case.estimate.n))
 
 
 def _flags(flags: Sequence[FlagRecord]) -> Iterator[str]:
     if flags:
         yield from ("#### Read with care", "")
         for flag in flags:
-            yield f"- {_code(flag.check)} {_prose(flag.text)} *{_prose(flag.remedy)}*"
+            yield f"- {as_code(flag.check)} {as_prose(flag.text)} *{as_prose(flag.remedy)}*"
 
 
 def _checks(checks: Sequence[CheckRecord]) -> Iterator[str]:
@@ -95,8 +102,8 @@ def _checks(checks: Sequence[CheckRecord]) -> Iterator[str]:
         yield from ("#### Checks", "", "| Check | Metric | Found | Images |", "|---|---|---|---|")
         for check in done:
             for metric, estimate in check.metrics.items():
-                title = f"{_prose(metric_title(check, metric))} {_code(metric)}"
-                yield _row(_code(check.key), title, _prose(estimate_text(estimate)), str(estimate.n))
+                title = f"{as_prose(metric_title(check, metric))} {as_code(metric)}"
+                yield table_row(as_code(check.key), title, as_prose(estimate_text(estimate)), str(estimate.n))
 
 
 def _untested(checks: Sequence[CheckRecord]) -> Iterator[str]:
@@ -104,14 +111,15 @@ def _untested(checks: Sequence[CheckRecord]) -> Iterator[str]:
     if left:
         yield from ("#### What was not tested", "")
         for check in left:
-            yield f"- {_code(check.key)} {check.status}: {_prose(check.reason or 'no reason was recorded')}"
+            yield f"- {as_code(check.key)} {check.status}: {as_prose(check.reason or 'no reason was recorded')}"
 
 
 def _verdict(verdict: Verdict) -> str:
     return f"{_SIGNS[verdict]} {VERDICT_WORDS[verdict]}"
 
 
-def _row(*cells: str) -> str:
+def table_row(*cells: str) -> str:
+    """Return cells of Markdown as a row of a table."""
     # In a table a bar ends its cell even inside a code span.
     return f"| {' | '.join(_BAR.sub(_ESCAPED_BAR, cell) for cell in cells)} |"
 
@@ -127,14 +135,14 @@ def _fitted(lines: Sequence[str]) -> Iterator[str]:
         yield line
 
 
-def _prose(text: str) -> str:
+def as_prose(text: str) -> str:
     """Escape Markdown, HTML, mentions and bare addresses."""
     text = _line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _MARKUP.sub(r"\\\1", text)
     return text.replace("://", "\\://").replace("www.", "www\\.").replace("@", "@\u200b")
 
 
-def _code(text: str) -> str:
+def as_code(text: str) -> str:
     """Put text in a code span, where only backticks could end it."""
     text = _line(text) or " "
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))

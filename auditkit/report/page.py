@@ -10,19 +10,26 @@ from markupsafe import Markup
 
 from auditkit.report.bars import gate_bar
 from auditkit.report.curves import Chart, charts_of, overview_charts
+from auditkit.report.digests import signed_digests
 from auditkit.report.drawing import swatch
 from auditkit.report.figures import draw_chart
 from auditkit.report.gallery import Layout
+from auditkit.report.plain_words import plain_words
 from auditkit.report.profile_figure import axis_names, draw_profile
 from auditkit.report.profiles import Row, profile_rows, profile_takeaway
-from auditkit.report.tables import TableView, table_view
+from auditkit.report.reason import verdict_reason
+from auditkit.report.tables import SHOWN_ROWS, TableView, table_view
 from auditkit.report.text import (
     VERDICT_WORDS,
     Headline,
+    date_text,
+    error_rates,
+    gate_sentence,
     headline,
     metric_title,
     ordered,
     split_metric,
+    stopped_early,
 )
 from auditkit.report.worst import Worst, worst_cases
 from auditkit.result import CheckRecord, FlagRecord, GateRecord, ProfileRecord, Result, Verdict
@@ -31,8 +38,10 @@ from auditkit.stats import Estimate
 __all__ = ["CheckView", "FigureView", "GateView", "PageView", "ProfileView", "anchor", "build_page"]
 
 _VOLATILE_DATE, _VOLATILE_VERSIONS = "date", "versions"
-# Of a table, in a single file, so that it can be mailed.
-_MOST_ROWS = 300
+# The check that ranks images by how easily they fall has a section of its own.
+_HARD = "samples.hard"
+# Of a table and of all long tables together, in a single file, so that it can be mailed and has room for pictures.
+_MOST_ROWS, _MOST_ROWS_TOGETHER = 300, 600
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class GateView:
     title: str
     word: str
     bar: Markup
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -111,12 +121,30 @@ class PageView:
 
     result: Result
     headline: Headline
+    reason: str | None
+    words: tuple[str, ...]
     gates: tuple[GateView, ...]
     worst: tuple[Worst, ...]
     overview: tuple[FigureView, ...]
     checks: tuple[CheckView, ...]
+    signed: tuple[tuple[str, str], ...]
     date: str
     version: str
+
+    @property
+    def hard(self) -> tuple[CheckView, ...]:
+        """The checks that rank images by how easily they fall, and show those that do."""
+        return tuple(check for check in self.done if check.record.id == _HARD and check.record.exhibits)
+
+    @property
+    def error_rates(self) -> str:
+        """How often the verdict is wrong by the luck of the draw."""
+        return error_rates(self.result)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether images were left out because every requirement was decided without them."""
+        return stopped_early(self.result)
 
     @property
     def doubts(self) -> tuple[FlagRecord, ...]:
@@ -138,24 +166,22 @@ def build_page(result: Result, layout: Layout) -> PageView:
     """Return the content of the page of `result`, all but the pictures."""
     versions = result.volatile.get(_VOLATILE_VERSIONS)
     versions = versions if isinstance(versions, Mapping) else {}
+    most_rows = _most_rows(result) if layout == "single" else None
     return PageView(
         result=result,
         headline=headline(result),
+        reason=verdict_reason(result),
+        words=plain_words(result),
         gates=tuple(_gate(result, gate) for gate in ordered(result.gates)),
         worst=tuple(worst_cases(result)),
         overview=tuple(
             _figure(chart, f"overview-{number}", bands=False) for number, chart in enumerate(overview_charts(result))
         ),
-        checks=tuple(_check(result, check, layout, f"check-{number}") for number, check in enumerate(result.checks)),
-        date=_date(result.volatile.get(_VOLATILE_DATE)),
+        checks=tuple(_check(result, check, most_rows, f"check-{number}") for number, check in enumerate(result.checks)),
+        signed=tuple(signed_digests(result)),
+        date=date_text(result.volatile.get(_VOLATILE_DATE)),
         version=str(versions.get("auditkit", "not recorded")),
     )
-
-
-def _date(recorded: object) -> str:
-    """Return an ISO date and time in UTC as people write it; anything else as it is."""
-    text = "not recorded" if recorded is None else str(recorded)
-    return f"{text[:10]} {text[11:16]} UTC" if text.endswith("+00:00") and text[10:11] == "T" else text
 
 
 def anchor(key: str) -> str:
@@ -168,10 +194,16 @@ def _gate(result: Result, gate: GateRecord) -> GateView:
     check = result.check(key)
     # The bar holds numbers and its own markup only.
     bar = Markup(gate_bar(gate))  # noqa: S704
-    return GateView(gate, check, metric_title(check, metric), VERDICT_WORDS[gate.verdict], bar)
+    title = metric_title(check, metric)
+    return GateView(gate, check, title, VERDICT_WORDS[gate.verdict], bar, gate_sentence(gate))
 
 
-def _check(result: Result, check: CheckRecord, layout: Layout, prefix: str) -> CheckView:
+def _most_rows(result: Result) -> int:
+    long = sum(len(table.rows) > SHOWN_ROWS for check in result.checks for table in check.tables)
+    return max(min(_MOST_ROWS, _MOST_ROWS_TOGETHER // max(long, 1)), SHOWN_ROWS)
+
+
+def _check(result: Result, check: CheckRecord, most_rows: int | None, prefix: str) -> CheckView:
     gates = tuple(gate for gate in ordered(result.gates) if split_metric(gate.metric)[0] == check.key)
     verdict = gates[0].verdict if gates else Verdict.NONE
     word = VERDICT_WORDS[verdict]
@@ -189,7 +221,7 @@ def _check(result: Result, check: CheckRecord, layout: Layout, prefix: str) -> C
         profiles=tuple(
             _profile(profile, f"{prefix}-profile-{number}") for number, profile in enumerate(check.profiles)
         ),
-        tables=tuple(table_view(table, _MOST_ROWS if layout == "single" else None) for table in check.tables),
+        tables=tuple(table_view(table, most_rows) for table in check.tables),
         flags=tuple(flag for flag in result.flags if flag.check == check.key),
     )
 

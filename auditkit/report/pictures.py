@@ -74,9 +74,7 @@ def _draw_panel(panel: PanelRecord, array: Array, factor: float, scale: HeatScal
             share = _resized_values(scale.share(array[:, :, -1]))
             channels = [_resized_values(array[:, :, number]) for number in range(array.shape[2] - 1)]
             image = Image.fromarray(lay_over(np.stack(channels, axis=2), share))
-            # 256 colours: half the bytes, and no difference that one can see.
-            image = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-            return _encode(_resized(image), scale.text(array[:, :, -1]))
+            return _encode(_resized(_in_few_colours(image)), scale.text(array[:, :, -1]))
 
 
 def _difference_factor(differences: list[Array]) -> float:
@@ -93,9 +91,21 @@ def _colour_image(array: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
+def _in_few_colours(image: Image.Image) -> Image.Image:
+    """Return the picture in 256 colours: half the bytes, and no difference that one can see.
+
+    Those of a large picture are chosen by its every third pixel and row, which takes half the time.
+    """
+    step = 3 if min(image.size) >= _LARGEST_SIDE // 2 else 1
+    chosen = Image.fromarray(np.ascontiguousarray(np.asarray(image)[::step, ::step]))
+    colours = chosen.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return colours if step == 1 else image.quantize(palette=colours, dither=Image.Dither.NONE)
+
+
 def _encode(image: Image.Image, scale: str) -> Picture:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
+    # Twice the effort would save two bytes of a hundred.
+    image.save(buffer, format="PNG")
     return Picture(buffer.getvalue(), image.width, image.height, scale)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from auditkit.report.facts import file_digest, gate_name, is_file, json_text, started, tool_version
-from auditkit.report.text import metric_title, split_metric
+from auditkit.report.facts import file_digest, is_file, json_text, started, tool_version
+from auditkit.report.text import gate_name, gate_sentence, metric_title, split_metric
 from auditkit.result import CheckRecord, FlagRecord, GateRecord, Result, Verdict
 from auditkit.stats import Estimate
 from auditkit.store import unit_digest
@@ -22,6 +22,8 @@ _KIND_AND_LEVEL = {
     Verdict.MISSING: ("fail", "error"),
     Verdict.NONE: ("fail", "error"),
     Verdict.INCONCLUSIVE: ("fail", "warning"),
+    Verdict.WARN: ("fail", "warning"),
+    Verdict.WAIVED: ("fail", "note"),
 }
 _NOTIFICATION_LEVEL = {"failed": "error", "skipped": "note", "warning": "warning", "info": "note"}
 
@@ -79,17 +81,27 @@ def _gate(result: Result, gate: GateRecord) -> dict[str, Any]:
         "ruleId": _gate_id(gate.metric),
         "kind": kind,
         "level": level,
-        "message": _message(f"{metric_title(result.check(key), name)} ({gate_name(gate)}): {gate.text}"),
+        "message": _message(f"{metric_title(result.check(key), name)} ({gate_name(gate)}): {gate_sentence(gate)}"),
         "locations": [_location(result, gate.metric, "metric")],
-        "partialFingerprints": _fingerprint("gate", gate.metric, gate.bound, gate.threshold),
+        "partialFingerprints": _fingerprint("gate", gate.metric, gate.change or "", gate.bound, gate.threshold),
+        **_suppressed(gate),
         "properties": {
             "metric": gate.metric,
             "bound": gate.bound,
             "threshold": gate.threshold,
+            "level": gate.level,
             "verdict": gate.verdict.value,
+            "measured": gate.measured.value,
             **({"estimate": _estimate(gate.estimate)} if gate.estimate is not None else {}),
         },
     }
+
+
+def _suppressed(gate: GateRecord) -> dict[str, Any]:
+    """Return the waiver as SARIF has it: who shows open findings then leaves this one out."""
+    if gate.verdict is not Verdict.WAIVED or gate.waiver is None:
+        return {}
+    return {"suppressions": [{"kind": "external", "status": "accepted", "justification": gate.note or ""}]}
 
 
 def _flag(result: Result, flag: FlagRecord) -> dict[str, Any]:

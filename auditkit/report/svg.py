@@ -14,6 +14,9 @@ INK = "#010203"
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _FONT_SIZE = re.compile(r"([\d.]+)px")
 _PAGE_DECIDES = {"font-family", "font-stretch", "font-variant"}
+# A hundredth of a pixel is more than one sees; a third of the bytes are digits beyond it.
+_PLACES = {"d", "x", "y", "width", "height", "transform"}
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _ROOT_KEEPS = {"viewBox"}
 
 
@@ -70,7 +73,12 @@ def _attributes(element: ET.Element, prefix: str, wanted: set[str]) -> Iterator[
         elif name == "href":
             yield name, f"#{prefix}-{value.removeprefix('#')}"
         else:
+            value = _LONG_NUMBER.sub(_rounded, value) if name in _PLACES else value
             yield name, _REFERENCE.sub(rf"url(#{prefix}-\1)", value)
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def _presentation(declaration: str) -> Iterator[tuple[str, str]]:

@@ -10,9 +10,10 @@ from auditkit.report.text import interval_text, number_text, value_text
 from auditkit.result import TableRecord
 from auditkit.stats import Estimate
 
-__all__ = ["Cell", "TableView", "table_view"]
+__all__ = ["SHOWN_ROWS", "Cell", "TableView", "table_view"]
 
-_SHOWN_ROWS = 12
+SHOWN_ROWS = 12
+"""How many rows of a table are shown at once."""
 
 Kind = Literal["text", "number", "estimate", "empty"]
 
@@ -44,7 +45,7 @@ def table_view(table: TableRecord, most: int | None = None) -> TableView:
     """Return a table of a check as the page shows it, with at most so many rows."""
     rows = tuple(tuple(map(_cell, row)) for row in table.rows[:most])
     columns = tuple((name, _numeric(rows, number)) for number, name in enumerate(table.columns))
-    return TableView(table.title, columns, rows[:_SHOWN_ROWS], rows[_SHOWN_ROWS:], len(table.rows) - len(rows))
+    return TableView(table.title, columns, rows[:SHOWN_ROWS], rows[SHOWN_ROWS:], len(table.rows) - len(rows))
 
 
 def _cell(value: str | float | Estimate | None) -> Cell:

@@ -1,7 +1,18 @@
 """Labelled images: where they come from, and how they are read a shard at a time."""
 
-from auditkit.samples.base import Dataset, Read, Samples, Skipped, fingerprint
+from auditkit.samples.base import Dataset, Read, Samples, Skipped, fingerprint, join_samples
 from auditkit.samples.open import open_dataset
+from auditkit.samples.shuffled import Shuffled
 from auditkit.samples.unlabelled import open_images
 
-__all__ = ["Dataset", "Read", "Samples", "Skipped", "fingerprint", "open_dataset", "open_images"]
+__all__ = [
+    "Dataset",
+    "Read",
+    "Samples",
+    "Shuffled",
+    "Skipped",
+    "fingerprint",
+    "join_samples",
+    "open_dataset",
+    "open_images",
+]

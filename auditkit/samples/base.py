@@ -12,7 +12,7 @@ from torch import Tensor
 
 from auditkit.errors import ExecutionError
 
-__all__ = ["Dataset", "Read", "Samples", "Skipped", "fingerprint"]
+__all__ = ["Dataset", "Read", "Samples", "Skipped", "fingerprint", "join_samples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +168,18 @@ class Dataset(Protocol):
 
     def read(self, start: int, stop: int) -> Read:
         """Decode the images at positions [start, stop), and no others."""
+
+
+def join_samples(parts: Sequence[Samples]) -> Samples:
+    """Return several parts as one; without masks if one of them has none."""
+    ids = tuple(name for part in parts for name in part.ids)
+    masks = [part.masks for part in parts if part.masks is not None]
+    return Samples(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        ids,
+        torch.cat(masks) if len(masks) == len(parts) else None,
+    )
 
 
 def fingerprint(digests: Iterable[str]) -> str:

@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from understanding import explained, profiled, separated
+from whole_audit import bounded, hard, noticed
 
-from auditkit.gate import judge, parse_gate
+from auditkit.gate import judge
 from auditkit.report import Page, render_html
+from auditkit.requirements import parse_gate
 from auditkit.result import (
     CheckRecord,
     CurveRecord,
@@ -142,7 +144,7 @@ def result(arrays: Arrays) -> Result:
         "Changed pixels",
         {"1": (1.0, 540), "3": (3.0, 498), "5": (5.0, 470)},
         exhibits=exhibits("pixel.one", 1, arrays, "1 pixel"),
-    )
+    ).model_copy(update={"norm": "l0"})
     focus = pixel.model_copy(
         update={
             "key": "explain.focus",
@@ -234,6 +236,12 @@ def result(arrays: Arrays) -> Result:
 
 
 @pytest.fixture(scope="session")
+def whole(result: Result, arrays: Arrays) -> Result:
+    """The result with what the page treats in its own way: hard images, noticed stickers, bounded activations."""
+    return result.model_copy(update={"checks": (*result.checks, hard(arrays), noticed(), bounded())})
+
+
+@pytest.fixture(scope="session")
 def pages(result: Result, arrays: Arrays) -> dict[str, Page]:
     """The report of `result` in each layout."""
     return {
@@ -243,30 +251,52 @@ def pages(result: Result, arrays: Arrays) -> dict[str, Page]:
 
 
 PAYLOAD = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=go()>\x08\u202e`|*[a](b)$x$"
-_FIXED = {"status", "verdict", "bound", "level", "kind", "array", "method", "schema"}
+_FIXED = {"status", "verdict", "measured", "change", "bound", "level", "kind", "array", "method", "schema", "norm"}
+# Mappings whose keys come from plugins, model files and the user's settings.
+_CHOSEN_NAMES = {"metrics", "metric_titles", "options", "queries", "lines", "preprocessing", "settings", "volatile"}
+# Those that the page asks for by name.
+_KNOWN_NAMES = {"seed", "confidence", "date", "versions", "until_decided"}
 
 
-def _poison(value: Any) -> Any:
+def _poison(value: Any, names: bool = False) -> Any:
     match value:
         case str():
             return value + PAYLOAD
         case dict():
-            return {name: item if name in _FIXED else _poison(item) for name, item in value.items()}
+            return {
+                name + PAYLOAD if names and name not in _KNOWN_NAMES else name: item
+                if name in _FIXED and not names
+                else _poison(item, name in _CHOSEN_NAMES)
+                for name, item in value.items()
+            }
         case list():
             return [_poison(item) for item in value]
         case _:
             return value
 
 
-@pytest.fixture(scope="session")
-def hostile(result: Result) -> Result:
-    """The result with markup, control characters and addresses in every text that anybody could choose."""
+def poisoned(result: Result) -> Result:
+    """Return the result with markup, control characters and addresses in every text that anybody could choose."""
     data = _poison(result.model_copy(update={"disclaimer": "Demo."}).model_dump(mode="json", by_alias=True))
-    for check in data["checks"]:
-        check["metrics"] = {name + PAYLOAD: value for name, value in check["metrics"].items()}
-        check["options"] = {name + PAYLOAD: value for name, value in check["options"].items()}
     data["samples"]["skipped"] = {PAYLOAD: PAYLOAD}
     return Result.model_validate(data)
+
+
+@pytest.fixture(scope="session")
+def hostile(result: Result) -> Result:
+    """The result with a payload in every text."""
+    return poisoned(result)
+
+
+@pytest.fixture(scope="session")
+def hostile_whole(whole: Result) -> Result:
+    """The whole audit with a payload in every text; the check of hard images keeps the id that the page knows."""
+    poison = poisoned(whole)
+    checks = (
+        check.model_copy(update={"id": "samples.hard"}) if check.id.startswith("samples.hard") else check
+        for check in poison.checks
+    )
+    return poison.model_copy(update={"checks": tuple(checks)})
 
 
 @pytest.fixture(scope="session")

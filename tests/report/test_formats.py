@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import datetime
 import hashlib
+import io
 import json
+import re
+import xml.etree.ElementTree as ET
 from importlib.metadata import distribution
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 from cyclonedx.schema import SchemaVersion
@@ -16,7 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auditkit.cli import cli
-from auditkit.gate import judge, parse_gate
+from auditkit.gate import judge
+from auditkit.paired import paired_share
+from auditkit.report import junit_xml, markdown_summary, samples_csv
 from auditkit.report.cyclonedx import cyclonedx_bom
 from auditkit.report.facts import started
 from auditkit.report.in_toto import in_toto_statement
@@ -24,6 +32,7 @@ from auditkit.report.model_index import model_index
 from auditkit.report.sarif import sarif_log
 from auditkit.report.schema import result_schema
 from auditkit.report.text import clean
+from auditkit.requirements import Waiver, parse_gate
 from auditkit.stats import Estimate
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -33,7 +42,21 @@ SARIF_SCHEMA_SHA256 = "c3b4bb2d6093897483348925aaa73af03b3e3f4bd4ca38cef26dcb421
 SCRIPT = "<script>alert(1)</script>"
 
 
-@pytest.fixture(params=["result", "hostile", "ungated", "nothing_done"])
+@pytest.fixture(scope="session")
+def reserved(result):
+    """Requirements that warn, are waived, and are about a change."""
+    waiver = Waiver(reason=f"{SCRIPT} soon", until=datetime.date(2027, 1, 31), owner="<b>Ada</b>")
+    gates = [
+        parse_gate("noise.pgd/robust_accuracy >= 0.99", "warn"),
+        parse_gate("noise.pgd/robust_accuracy >= 0.98", waiver=waiver),
+        parse_gate("noise.pgd/robust_accuracy drop <= 2%"),
+        parse_gate("noise.pgd/clean_accuracy rise <= 90%", "warn"),
+    ]
+    change = paired_share(3, 2, 100)
+    return judge(result, gates, on=datetime.date(2027, 1, 1), changes=lambda gate: change)
+
+
+@pytest.fixture(params=["result", "hostile", "ungated", "nothing_done", "reserved"])
 def any_result(request):
     return request.getfixturevalue(request.param)
 
@@ -50,6 +73,10 @@ def with_model(result, **update):
 def with_check(result, key, **update):
     checks = tuple(check.model_copy(update=update) if check.key == key else check for check in result.checks)
     return result.model_copy(update={"checks": checks})
+
+
+def parse(text):
+    return ET.fromstring(text)  # noqa: S314 (our own output)
 
 
 def run_of(result):
@@ -396,6 +423,75 @@ def pairs(data):
         yield name, value
         if isinstance(value, dict | list):
             yield from pairs(value)
+
+
+# What the schema of Jenkins (its plugin xunit, junit-10.xsd) asks of the elements that we write: what may stand in
+# each, and which attributes it must (True) or may have.
+JUNIT_CHILDREN = {
+    "testsuites": {"testsuite"},
+    "testsuite": {"properties", "testcase"},
+    "properties": {"property"},
+    "testcase": {"skipped", "error", "failure", "system-out"},
+}
+JUNIT_ATTRIBUTES = {
+    "testsuites": {"name": False, "time": False, "tests": False, "failures": False, "errors": False},
+    "testsuite": {
+        **dict.fromkeys(("name", "tests", "failures", "errors"), True),
+        **dict.fromkeys(("time", "skipped"), False),
+    },
+    "property": {"name": True, "value": True},
+    "testcase": {"name": True, "time": False, "classname": False},
+    **{tag: {"type": False, "message": False} for tag in ("failure", "error", "skipped")},
+}
+
+
+def test_junit_keeps_to_the_schema_of_jenkins(any_result):
+    root = parse(junit_xml(any_result))
+    assert root.tag == "testsuites"
+    for element in root.iter():
+        assert {child.tag for child in element} <= JUNIT_CHILDREN.get(element.tag, set())
+        known = JUNIT_ATTRIBUTES.get(element.tag, {})
+        assert set(element.attrib) <= set(known), element.tag
+        assert {name for name, needed in known.items() if needed} <= set(element.attrib), element.tag
+        if element.tag in ("testsuites", "testsuite"):
+            assert re.fullmatch(r"\d{1,3}(\.\d{0,3})?|\d{4,}\.\d{0,3}", element.get("time"))
+
+
+def test_reservations_reach_every_format(reserved):
+    assert [gate.verdict.value for gate in reserved.gates] == ["warn", "waived", "inconclusive", "pass"]
+    skipped = [case.get("message") for case in parse(junit_xml(reserved)).iter("skipped")]
+    assert sum(message.startswith("warn: ") for message in skipped) == 1
+    assert sum(message.startswith("waived: waived by <b>Ada</b> until 2027-01-31") for message in skipped) == 1
+    results = [item for item in run_of(reserved)["results"] if item["ruleId"].startswith("gate/")]
+    assert [item["level"] for item in results] == ["warning", "note", "warning", "none"]
+    (suppression,) = results[1]["suppressions"]
+    assert SCRIPT in suppression["justification"]
+    assert len({item["partialFingerprints"]["auditkit/v1"] for item in results}) == 4
+    tests = json.loads(in_toto_statement(reserved))["predicate"]
+    assert tests["warnedTests"] == [
+        "noise.pgd/robust_accuracy >= 0.99",
+        "noise.pgd/robust_accuracy >= 0.98",
+        "noise.pgd/robust_accuracy drop <= 2%",
+    ]
+    text = markdown_summary(reserved)
+    assert "<script" not in text
+    assert "drop ≤ 2 points" in text
+    assert "waived by" in text
+
+
+def test_the_table_of_images_comes_back_from_csv_as_it_was():
+    table = {
+        "id": np.array(['a, "b"', "line\nbreak", "=1+1", SCRIPT]),
+        "label": np.array([0, 1, 2, -3]),
+        "c/right": np.array([True, False, True, False]),
+        "c/distance": np.array([0.1, np.nan, np.inf, 1 / 3], dtype=np.float32),
+    }
+    rows = list(csv.DictReader(io.StringIO(samples_csv(table), newline="")))
+    assert [row["id"] for row in rows] == table["id"].tolist()
+    assert [int(row["label"]) for row in rows] == table["label"].tolist()
+    assert [row["c/right"] for row in rows] == ["true", "false", "true", "false"]
+    back = np.array([float(row["c/distance"] or "nan") for row in rows], dtype=np.float32)
+    np.testing.assert_array_equal(back, table["c/distance"])
 
 
 def test_the_published_schema_is_that_of_the_code():

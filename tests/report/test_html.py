@@ -10,10 +10,11 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from large_audit import large_audit
 from understanding import by_class
 
 from auditkit.report import Page, render_html, write_html
-from auditkit.report.page import anchor
+from auditkit.report.page import anchor, build_page
 from auditkit.report.text import ordered, verdict_sentence
 from auditkit.result import Result, Verdict
 
@@ -122,6 +123,47 @@ def test_markup_in_any_text_shows_as_text(hostile, arrays, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_text_of_a_plugin_a_model_and_a_setting_shows_as_text(hostile_whole, arrays, layout):
+    """Also those in the first screen, the section of hard images, tables, profiles, legends and SVG."""
+    page = render_html(hostile_whole, arrays, layout=layout)
+    seen = outline(page)
+    assert not seen.named("script")
+    assert not [name for _, attributes in seen.tags for name in attributes if name.startswith("on")]
+    assert not [attributes for attributes in seen.named("img") if "evil" in attributes["src"]]
+    assert len(seen.named("table")) == len(re.findall("</table>", page.html))
+    payload = "<script>alert(1)</script>"
+    first = hostile_whole.checks[0]
+    for text in (
+        hostile_whole.model.name,
+        hostile_whole.samples.source,
+        first.title,
+        first.why,
+        first.threat_model or "",
+        first.exhibits[0].caption,
+        first.exhibits[0].sample,
+        first.exhibits[0].panels[2].title,
+        first.references[0],
+        next(iter(first.options)),
+        next(iter(first.queries)),
+        next(iter(hostile_whole.model.preprocessing)),
+        hostile_whole.flags[0].text,
+        hostile_whole.notes[0].remedy,
+        hostile_whole.gates[0].text,
+        hostile_whole.checks[-2].tables[0].columns[0],
+        hostile_whole.checks[-3].exhibits[0].caption,
+        hostile_whole.checks[5].profiles[0].title,
+        next(iter(hostile_whole.checks[5].profiles[0].lines)),
+        hostile_whole.checks[6].curves[0].line,
+        (hostile_whole.samples.class_names or ("",))[0],
+    ):
+        assert payload in text
+        assert text.partition("\x08")[0] in seen.text, text
+    drawn = "".join(re.findall(r"<svg .*?</svg>", page.html, re.S))
+    assert "&lt;script&gt;alert(1)" in drawn
+    assert "<script" not in drawn
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_nothing_is_loaded_from_elsewhere(pages, layout):
     page = pages[layout]
     inside = set(page.files) if layout == "folder" else set()
@@ -211,7 +253,7 @@ def test_tables_of_a_thousand_classes_leave_less_room_for_pictures(result, array
     page = render_html(result.model_copy(update={"checks": checks}), noise, layout="single")
     assert 1_800_000 < len(page.html.encode()) < 2_000_000
     text = outline(page).text
-    assert text.count("700 rows left out") == 9
+    assert text.count("934 rows left out") == 9
     assert text.count("stop is taken for yield") >= 9
     assert "left out to keep this file small" in text
 
@@ -250,6 +292,16 @@ def test_writing_leaves_whole_files_and_removes_only_its_own(result, arrays, pag
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert written == {"index.html", "notes.txt", "images/mine.png", *page.files}
     assert index.read_text(encoding="utf-8") == page.html
+
+
+def test_a_large_audit_makes_a_page_of_less_than_five_megabytes():
+    """Ten thousand images, 35 checks, tables of a thousand classes; `benchmarks/report.py` takes the time of it."""
+    made, pictures = large_audit()
+    page = render_html(made, pictures, layout="single")
+    assert len(page.html.encode()) < 2_000_000
+    assert len(outline(page).named("img")) > 40
+    whole_tables = build_page(made, "folder")
+    assert max(len(table.rows) + len(table.more) for check in whole_tables.checks for table in check.tables) == 1000
 
 
 def test_importing_the_report_loads_nothing_heavy():

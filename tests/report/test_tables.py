@@ -104,7 +104,7 @@ def test_markup_in_cells_and_names_of_columns_shows_as_text(result):
     bad = "<script>alert(1)</script>"
     page = page_of(result, TableRecord(title=bad, columns=(bad, "b"), rows=((bad, bad), ("x", None))))
     assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4
 
 
 def test_a_metric_that_stands_in_a_table_is_not_listed_as_well(result):
