@@ -73,6 +73,9 @@ def test_that_the_test_itself_runs_after_gates_that_pass(outcome):
         import json
         import pytest
 
+        @pytest.mark.audit(gate={"require": "noise.gaussian/clean_accuracy < 0.5", "level": "warn"})
+        def test_warned(model, data): pass
+
         @pytest.mark.audit(gate=["noise.gaussian/clean_accuracy >= 90%", "noise.uniform/clean_accuracy > 0.5"])
         def test_several(model, data, tmp_path):
             result = json.loads((tmp_path / "audit" / "result.json").read_text())
@@ -81,7 +84,7 @@ def test_that_the_test_itself_runs_after_gates_that_pass(outcome):
             raise ValueError("the test itself was run")
         """
     )
-    done.assert_outcomes(failed=1)
+    done.assert_outcomes(failed=1, passed=1)
     done.stdout.fnmatch_lines(["*ValueError: the test itself was run"])
 
 

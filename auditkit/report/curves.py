@@ -29,10 +29,14 @@ class Series:
     @property
     def words(self) -> str:
         """The line in words: all of its points, or a dozen spread over them."""
-        count = min(len(self.points), _TOLD)
-        told = [self.points[round(number * (len(self.points) - 1) / max(count - 1, 1))] for number in range(count)]
-        texts = (f"{point.label}: {estimate_text(point.estimate)}" for point in told)
+        texts = (f"{point.label}: {estimate_text(point.estimate)}" for point in self.spread(_TOLD))
         return f"{self.key}: {'; '.join(texts)}."
+
+    def spread(self, most: int | None) -> tuple[PointRecord, ...]:
+        """Return at most so many points, spread evenly over the line, with its ends."""
+        count = len(self.points) if most is None else min(len(self.points), most)
+        last = len(self.points) - 1
+        return tuple(self.points[round(number * last / max(count - 1, 1))] for number in range(count))
 
 
 @dataclass(frozen=True)

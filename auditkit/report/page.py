@@ -32,7 +32,7 @@ from auditkit.report.text import (
     stopped_early,
 )
 from auditkit.report.worst import Worst, worst_cases
-from auditkit.result import CheckRecord, FlagRecord, GateRecord, ProfileRecord, Result, Verdict
+from auditkit.result import CheckRecord, FlagRecord, GateRecord, PointRecord, ProfileRecord, Result, Verdict
 from auditkit.stats import Estimate
 
 __all__ = ["CheckView", "FigureView", "GateView", "PageView", "ProfileView", "anchor", "build_page"]
@@ -42,6 +42,7 @@ _VOLATILE_DATE, _VOLATILE_VERSIONS = "date", "versions"
 _HARD = "samples.hard"
 # Of a table and of all long tables together, in a single file, so that it can be mailed and has room for pictures.
 _MOST_ROWS, _MOST_ROWS_TOGETHER = 300, 600
+_MOST_POINTS = 21
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,13 @@ class GateView:
 
 @dataclass(frozen=True)
 class FigureView:
-    """A drawn chart."""
+    """A drawn chart; `points` are those of its table, a line each, and `thinned` says that some are left out."""
 
     chart: Chart
     svg: Markup
     swatches: tuple[Markup, ...]
+    points: tuple[tuple[PointRecord, ...], ...]
+    thinned: bool
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,10 @@ def _check(result: Result, check: CheckRecord, most_rows: int | None, prefix: st
         word=word,
         gates=gates,
         key_metric=_key_metric(check, gates),
-        figures=tuple(_figure(chart, f"{prefix}-{number}", bands=True) for number, chart in enumerate(charts)),
+        figures=tuple(
+            _figure(chart, f"{prefix}-{number}", bands=True, most_points=None if most_rows is None else _MOST_POINTS)
+            for number, chart in enumerate(charts)
+        ),
         profiles=tuple(
             _profile(profile, f"{prefix}-profile-{number}") for number, profile in enumerate(check.profiles)
         ),
@@ -231,10 +237,12 @@ def _key_metric(check: CheckRecord, gates: tuple[GateRecord, ...]) -> str | None
     return next((name for name in (*gated, "robust_accuracy", *check.metrics) if name in check.metrics), None)
 
 
-def _figure(chart: Chart, prefix: str, *, bands: bool) -> FigureView:
+def _figure(chart: Chart, prefix: str, *, bands: bool, most_points: int | None = None) -> FigureView:
     # matplotlib escapes the texts of a chart; nothing else in it comes from outside.
     svg = Markup(draw_chart(chart, prefix, bands=bands))  # noqa: S704
-    return FigureView(chart, svg, _swatches(series.style for series in chart.series))
+    points = tuple(series.spread(most_points) for series in chart.series)
+    thinned = any(len(told) < len(series.points) for told, series in zip(points, chart.series, strict=True))
+    return FigureView(chart, svg, _swatches(series.style for series in chart.series), points, thinned)
 
 
 def _profile(profile: ProfileRecord, prefix: str) -> ProfileView:
