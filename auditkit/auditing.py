@@ -42,7 +42,7 @@ from auditkit.until_decided import IMAGES_A_LOOK, check_decidable, stop_when_dec
 from auditkit.workbench import Recipe, protected, set_up
 from auditkit.workers import in_processes
 
-__all__ = ["AuditResult", "audit", "load_result", "run_audit", "save"]
+__all__ = ["AuditResult", "audit", "gates_of", "load_result", "run_audit", "save"]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def run_audit(
     """
     settings = recipe.settings
     plan, broken = plan_checks(settings.checks, settings.options, settings.preset)
-    gates = _gates(settings, plan)
+    gates = gates_of(settings, plan)
     base = load_result(settings.baseline).measured if settings.baseline is not None else None
     if settings.until_decided:
         check_decidable(gates, plan)
@@ -202,7 +202,12 @@ def _with_small_shards(settings: Settings) -> Settings:
     return settings.model_copy(update={"shard": min(settings.shard, IMAGES_A_LOOK)})
 
 
-def _gates(settings: Settings, plan: Sequence[Planned]) -> list[Gate]:
+def gates_of(settings: Settings, plan: Sequence[Planned]) -> list[Gate]:
+    """Return the gates, each on something that the plan will measure.
+
+    Raises:
+        UsageError: a gate is no gate, or on something else; or it needs a baseline, and there is none.
+    """
     gates = [parse_requirement(given) for given in settings.gates]
     keys = [planned.key for planned in plan]
     for gate in gates:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,11 @@ def _reasons_to_fail(marker: pytest.Mark, fixtures: Mapping[str, Any]) -> list[s
         audited = _audit(fixtures["tmp_path"], out=out, **settings)
     except AuditError as error:
         return [f"auditkit: {' '.join(str(error).split())}"]
-    return [] if audited.passed else [*_sentences(audited), f"report: {out / 'report.html'}"]
+    if audited.passed:
+        return []
+    from auditkit.report.text import verdict_lines
+
+    return [*verdict_lines(audited.result), f"report: {out / 'report.html'}"]
 
 
 def _settings(marker: pytest.Mark, fixtures: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,16 +110,3 @@ def _new_folder(folder: Path) -> Path:
     """Return where no audit has been; the audit makes it."""
     names = itertools.chain(["audit"], (f"audit-{number}" for number in itertools.count(2)))
     return next(folder / name for name in names if not (folder / name).exists())
-
-
-def _sentences(audited: AuditResult) -> Iterator[str]:
-    from auditkit.report.text import gate_name, gate_sentence, ordered, verdict_sentence
-    from auditkit.result import Verdict
-
-    yield verdict_sentence(audited.result)
-    for gate in ordered(audited.result.gates):
-        if gate.verdict is not Verdict.PASS:
-            yield f"{gate.verdict.value}: {gate_name(gate)}: {gate_sentence(gate)}"
-    for check in audited.result.checks:
-        if check.status == "failed":
-            yield f"{check.key} failed: {check.reason}"

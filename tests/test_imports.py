@@ -42,7 +42,7 @@ LAYERS = (
     ("assemble", "export", "testing", "workers"),
     ("until_decided",),
     ("auditing",),
-    ("doctor", "pytest_plugin", "terminal"),
+    ("doctor", "integrations", "pytest_plugin", "terminal"),
     ("cli",),
     ("__main__",),
 )
