@@ -265,10 +265,11 @@ def save(audited: AuditResult, folder: Path) -> None:
     """Write result, table, exhibits, report and summaries into `folder`, each file completely or not at all."""
     write_atomically(folder / "samples.npz", _npz(audited.table))
     write_atomically(folder / "exhibits.npz", _npz(audited.arrays))
+    # Before all that is made from it: should one of these fail, it can be made again.
+    write_atomically(folder / "result.json", audited.result.to_json().encode())
     write_atomically(folder / "junit.xml", junit_xml(audited.result).encode())
     write_atomically(folder / "summary.md", markdown_summary(audited.result).encode())
     audited.report(folder / "report.html")
-    write_atomically(folder / "result.json", audited.result.to_json().encode())
 
 
 def _npz(arrays: Arrays) -> bytes:

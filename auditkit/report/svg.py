@@ -56,9 +56,9 @@ def _copy(element: ET.Element, prefix: str, wanted: set[str]) -> ET.Element | No
     if tag in {"metadata", "style"}:
         return None
     copy = ET.Element(tag, dict(_attributes(element, prefix, wanted)))
-    copy.text, copy.tail = element.text, element.tail
+    copy.text = element.text if element.text and element.text.strip() else None
     copy.extend([part for child in element if (part := _copy(child, prefix, wanted)) is not None])
-    return copy
+    return None if tag == "g" and not len(copy) and "id" not in copy.attrib else copy
 
 
 def _attributes(element: ET.Element, prefix: str, wanted: set[str]) -> Iterator[tuple[str, str]]:

@@ -28,6 +28,11 @@ TERMS: Mapping[str, Term] = MappingProxyType(
             "No evidence",
             "The check was skipped, failed, or gave no such metric. It does not count as a pass.",
         ),
+        "warning": Term(
+            "Warning, waived",
+            "Not met, but without effect on the verdict: the requirement only warns, or somebody answers for it until a "
+            "day.",
+        ),
         "interval": Term(
             "Interval",
             "The range that holds the true value at the stated confidence, were the images a random draw. More images "

@@ -33,6 +33,7 @@ __all__ = [
     "split_metric",
     "stopped_early",
     "value_text",
+    "verdict_lines",
     "verdict_sentence",
 ]
 
@@ -70,6 +71,17 @@ def verdict_sentence(result: Result) -> str:
     """Return the outcome in one line, such as `FAIL: 2 of 9 requirements are not met`."""
     outcome = headline(result)
     return f"{outcome.word}: {outcome.sentence}"
+
+
+def verdict_lines(result: Result) -> list[str]:
+    """Return the outcome, and a line for every gate and check that speaks against the model."""
+    gates = [gate for gate in ordered(result.gates) if gate.verdict is not Verdict.PASS]
+    failed = [check for check in result.checks if check.status == "failed"]
+    return [
+        verdict_sentence(result),
+        *(f"{gate.verdict.value}: {gate_name(gate)}: {gate_sentence(gate)}" for gate in gates),
+        *(f"{check.key} failed: {check.reason}" for check in failed),
+    ]
 
 
 def headline(result: Result) -> Headline:

@@ -175,3 +175,22 @@ def test_only_shares_of_correct_images_stand_under_attack(result):
     assert overview_charts(alone) == ()
     assert [[series.key for series in chart.series] for chart in overview_charts(both)] == [[attack.key]]
     assert [chart.chance for chart in charts_of(odd[0], alone)] == [None, None]
+
+
+def test_a_single_file_has_some_points_of_a_long_curve_in_its_table_and_the_folder_all(result):
+    check = result.check("profile.ood")
+    (curve,) = (curve for curve in check.curves if curve.figure is None)
+    alone = result.model_copy(update={"checks": (check.model_copy(update={"curves": (curve,)}),), "gates": ()})
+    single, folder = (render_html(alone, {}, layout=layout).html for layout in ("single", "folder"))
+    note = "Points in between are left out to keep this file small"
+    assert (note in single, note in folder) == (len(curve.points) > 21, False)
+    tables = [re.findall(r"<details>.*?</details>", page, re.S)[0] for page in (single, folder)]
+    assert [table.count('<th scope="row">') for table in tables] == [21, len(curve.points)]
+    for point in (curve.points[0], curve.points[-1]):
+        assert f'<th scope="row">{point.label}</th>' in tables[0]
+
+
+def test_a_figure_has_no_digits_that_nobody_sees_and_no_empty_groups(svg):
+    root = parse(svg)
+    assert not re.search(r"\d\.\d{3}", " ".join(element.get("d", "") for element in root.iter()))
+    assert not [group for group in root.iter("g") if not len(group)]

@@ -299,7 +299,7 @@ def test_a_large_audit_makes_a_page_of_less_than_five_megabytes():
     made, pictures = large_audit()
     page = render_html(made, pictures, layout="single")
     assert len(page.html.encode()) < 2_000_000
-    assert len(outline(page).named("img")) > 40
+    assert len(outline(page).named("img")) > 2  # more than the pair of the first screen
     whole_tables = build_page(made, "folder")
     assert max(len(table.rows) + len(table.more) for check in whole_tables.checks for table in check.tables) == 1000
 

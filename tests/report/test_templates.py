@@ -25,8 +25,8 @@ def without_figures(result):
     return result.model_copy(update={"checks": tuple(checks)})
 
 
-@pytest.fixture(name="result", scope="module")
-def result_without_figures(result):
+@pytest.fixture(scope="module")
+def plain(result):
     """The result without figures: they take most of the time, and no template changes them."""
     return without_figures(result)
 
@@ -44,39 +44,39 @@ def refused(result, folder) -> str:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_template_of_the_user_stands_in_for_the_one_of_its_name(result, folder, layout):
+def test_a_template_of_the_user_stands_in_for_the_one_of_its_name(plain, folder, layout):
     (folder / "_summary.html.j2").write_text("<h1>Ours: {{ result.model.name }}</h1>\n")
-    page = rendered(result, folder, layout).html
+    page = rendered(plain, folder, layout).html
     assert "<h1>Ours: signs-resnet20.onnx</h1>" in page
     assert "Robustness audit of" not in page.partition("<h1>")[2]
     assert 'id="requirements"' in page
 
 
-def test_an_own_section_is_added_and_the_original_can_be_included(result, folder):
+def test_an_own_section_is_added_and_the_original_can_be_included(plain, folder):
     (folder / "_custom.html.j2").write_text('<section><h2 id="ours">For {{ plural(3, "customer") }}</h2></section>')
     (folder / "_glossary.html.j2").write_text('<p>Before.</p>{% include "auditkit/_glossary.html.j2" %}')
-    page = rendered(result, folder).html
+    page = rendered(plain, folder).html
     assert '<h2 id="ours">For 3 customers</h2>' in page
     assert page.index("Before.") < page.index('id="glossary"')
 
 
-def test_styles_are_replaced_by_report_css_and_added_by_custom_css(result, folder):
+def test_styles_are_replaced_by_report_css_and_added_by_custom_css(plain, folder):
     (folder / "custom.css").write_text(".ours { color: red; }")
-    added = rendered(result, folder)
-    assert added.files["style.css"].startswith(rendered_alone(result).files["style.css"])
+    added = rendered(plain, folder)
+    assert added.files["style.css"].startswith(rendered_alone(plain).files["style.css"])
     assert added.files["style.css"].endswith(b".ours { color: red; }")
-    assert ".ours { color: red; }" in rendered(result, folder, "single").html
+    assert ".ours { color: red; }" in rendered(plain, folder, "single").html
     (folder / "report.css").write_text("body { margin: 0; }\n")
-    assert rendered(result, folder).files["style.css"] == b"body { margin: 0; }\n.ours { color: red; }"
+    assert rendered(plain, folder).files["style.css"] == b"body { margin: 0; }\n.ours { color: red; }"
 
 
 def rendered_alone(result):
     return render_html(result, {}, layout="folder")
 
 
-def test_an_empty_change_changes_nothing_else(result, folder):
+def test_an_empty_change_changes_nothing_else(plain, folder):
     (folder / "_custom.html.j2").write_text("")
-    assert rendered(result, folder).html.split() == rendered_alone(result).html.split()
+    assert rendered(plain, folder).html.split() == rendered_alone(plain).html.split()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -106,51 +106,51 @@ def test_texts_are_escaped_in_templates_of_the_user_as_well(hostile, folder, lay
         ("custom.css", ".a {}\n</style>", 2, "a style sheet cannot hold '</'"),
     ],
 )
-def test_an_error_names_its_file_and_line(result, folder, name, text, line, words):
+def test_an_error_names_its_file_and_line(plain, folder, name, text, line, words):
     (folder / name).write_text(text)
-    message = refused(result, folder)
+    message = refused(plain, folder)
     assert message.startswith(f"{folder / name}:{line}: ")
     assert words in message
 
 
-def test_a_folder_that_is_none_or_changes_nothing_is_refused(result, folder, tmp_path):
-    assert refused(result, tmp_path / "gone").endswith("gone is not there")
+def test_a_folder_that_is_none_or_changes_nothing_is_refused(plain, folder, tmp_path):
+    assert refused(plain, tmp_path / "gone").endswith("gone is not there")
     (tmp_path / "file").write_text("")
-    assert refused(result, tmp_path / "file").endswith("file is a file")
-    assert "holds no template (*.html.j2), no report.css and no custom.css" in refused(result, folder)
+    assert refused(plain, tmp_path / "file").endswith("file is a file")
+    assert "holds no template (*.html.j2), no report.css and no custom.css" in refused(plain, folder)
 
 
-def test_a_template_that_nothing_asks_for_is_a_mistyped_name(result, folder):
+def test_a_template_that_nothing_asks_for_is_a_mistyped_name(plain, folder):
     (folder / "_sumary.html.j2").write_text("x")
-    assert refused(result, folder) == (
+    assert refused(plain, folder) == (
         f"{folder / '_sumary.html.j2'} is asked for by no template; did you mean _summary.html.j2?"
     )
     (folder / "_custom.html.j2").write_text('{% include "_sumary.html.j2" %}')
-    assert re.search(r"\bx\b", rendered(result, folder).html)
+    assert re.search(r"\bx\b", rendered(plain, folder).html)
 
 
 @pytest.mark.parametrize("name", ["_summary.html.j2", "custom.css"])
-def test_a_file_that_is_no_text_is_refused(result, folder, name):
+def test_a_file_that_is_no_text_is_refused(plain, folder, name):
     (folder / name).write_bytes(b"\xff\xfe\x00")
-    assert str(folder / name) in refused(result, folder)
+    assert str(folder / name) in refused(plain, folder)
 
 
-def test_a_template_changed_between_two_reports_is_read_again(result, folder):
+def test_a_template_changed_between_two_reports_is_read_again(plain, folder):
     for text in ("first words", "other words"):
         (folder / "_custom.html.j2").write_text(text)
-        assert text in rendered(result, folder).html
+        assert text in rendered(plain, folder).html
 
 
-def test_nothing_is_written_where_a_template_is_broken(result, folder, tmp_path):
+def test_nothing_is_written_where_a_template_is_broken(plain, folder, tmp_path):
     (folder / "_summary.html.j2").write_text("{% endif %}")
     for out in ("report.html", "report"):
         with pytest.raises(UsageError):
-            write_html(result, {}, tmp_path / out, folder)
+            write_html(plain, {}, tmp_path / out, folder)
         assert not (tmp_path / out).exists()
 
 
-def test_an_error_of_the_packages_own_is_not_blamed_on_the_user(result, folder):
+def test_an_error_of_the_packages_own_is_not_blamed_on_the_user(plain, folder):
     (folder / "_custom.html.j2").write_text("fine")
-    broken = result.model_copy(update={"samples": None})
+    broken = plain.model_copy(update={"samples": None})
     with pytest.raises(AttributeError):
         rendered(broken, folder)

@@ -90,7 +90,9 @@ def test_junit_counts_what_it_holds(result):
         ("errors", "error"),
         ("skipped", "skipped"),
     ):
-        assert sum(int(suite.get(name, "")) for suite in root) == len(list(root.iter(tag))) == int(root.get(name, ""))
+        assert sum(int(suite.get(name, "")) for suite in root) == len(list(root.iter(tag)))
+        # The schema of Jenkins knows no count of skipped tests at the root.
+        assert root.get(name) in (str(len(list(root.iter(tag)))), None if name == "skipped" else "")
     assert sorted(failure.get("type", "") for failure in root.iter("failure")) == ["fail", "inconclusive"]
     assert {p.get("value") for p in root.iter("property") if p.get("name") == "model.digest"} == {result.model.digest}
 
