@@ -54,9 +54,7 @@ class Comparison(_Record):
 
     base: Side
     new: Side
-    changes: tuple[MetricChange, ...] = Field(
-        description="those that moved first, the largest first"
-    )
+    changes: tuple[MetricChange, ...] = Field(description="those that moved first, the largest first")
     only_in_base: tuple[str, ...] = Field(description="checks")
     only_in_new: tuple[str, ...]
 

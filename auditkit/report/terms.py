@@ -30,8 +30,7 @@ TERMS: Mapping[str, Term] = MappingProxyType(
         ),
         "warning": Term(
             "Warning, waived",
-            "Not met, but without effect on the verdict: the requirement only warns, or somebody answers for it until a "
-            "day.",
+            "Not met, but without effect on the verdict: the requirement only warns, or somebody answers for it.",
         ),
         "interval": Term(
             "Interval",
