@@ -94,7 +94,7 @@ def _try_preset(kind: type[Any], preset: str, entry: Entry) -> None:
 def _wishes(names: Sequence[str]) -> list[_Wish]:
     known = entries()
     if not names:
-        return [_Wish(name, find(name), required=False) for name in sorted({entry.id for entry in known})]
+        return [_Wish(name, find(name, known), required=False) for name in sorted({entry.id for entry in known})]
     wishes: dict[str, _Wish] = {}
     for name in names:
         if any(mark in name for mark in "*?["):
@@ -102,9 +102,9 @@ def _wishes(names: Sequence[str]) -> list[_Wish]:
             if not matching:
                 raise UsageError(f"no check matches {name!r}; see auditkit checks list")
             for entry in matching:
-                wishes.setdefault(entry.id, _Wish(entry.id, find(entry.id), required=False))
+                wishes.setdefault(entry.id, _Wish(entry.id, find(entry.id, known), required=False))
         else:
-            wishes[name] = _Wish(name, find(name.partition("@")[0]), required=True)
+            wishes[name] = _Wish(name, find(name.partition("@")[0], known), required=True)
     return list(wishes.values())
 
 

@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,24 @@ class Entry:
 
 def entries(group: str = CHECKS) -> tuple[Entry, ...]:
     """Return all plugins of a group, sorted by id, without importing any."""
-    found = [Entry(point.name, _distribution(point), point) for point in entry_points(group=group)]
+    points = tuple(entry_points(group=group))
+    # A distribution with many plugins is asked once: each answer reads and parses its metadata.
+    names = {point.dist: _named(point.dist) for point in points}
+    found = [Entry(point.name, names[point.dist], point) for point in points]
     return tuple(sorted(found, key=lambda entry: (entry.id, entry.distribution)))
 
 
-def _distribution(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown"
+def _named(distribution: Distribution | None) -> str:
+    return f"{distribution.name} {distribution.version}" if distribution is not None else "unknown"
 
 
-def find(check_id: str) -> Entry:
-    """Return the plugin with this id.
+def find(check_id: str, known: Sequence[Entry] | None = None) -> Entry:
+    """Return the plugin with this id, among those that are installed or `known`.
 
     Raises:
         UsageError: there is none, or several distributions claim the id.
     """
-    known = entries()
+    known = entries() if known is None else known
     same = [entry for entry in known if entry.id == check_id]
     if not same:
         raise UsageError(f"there is no check {check_id!r}{did_you_mean(check_id, [entry.id for entry in known])}")

@@ -58,7 +58,9 @@ def outcome(pytester, monkeypatch):
     for name in ("CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
     # To draw the figures of a report takes longer than all the rest.
-    monkeypatch.setattr("auditkit.auditing.write_html", lambda result, arrays, path: path.write_text("the report"))
+    monkeypatch.setattr(
+        "auditkit.auditing.write_html", lambda result, arrays, path, templates: path.write_text("the report")
+    )
 
     def run(source, *words):
         pytester.makepyfile(source)
