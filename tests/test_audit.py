@@ -153,7 +153,8 @@ def test_two_worker_processes_find_the_same_and_survive_a_check_that_kills_its_p
     monkeypatch.setenv("PYTHONPATH", str(package))
     crash = Entry("made.crash", "made 1", EntryPoint("made.crash", "made_crash:Crash", registry.CHECKS))
     known = registry.entries()
-    monkeypatch.setattr(registry, "entries", lambda group=registry.CHECKS: (*known, crash))
+    for module in ("auditkit.plan", "auditkit.registry"):
+        monkeypatch.setattr(f"{module}.entries", lambda group=registry.CHECKS: (*known, crash))
     options = {**PLAIN, "gates": GATES[:1], "options": {"noise.pgd": OPTIONS["noise.pgd"]}}
     alone = auditkit.audit(model, data, out=tmp_path / "0", **{**options, "checks": ("noise.pgd",)})
     workers = {**options, "checks": ("made.crash", "noise.pgd"), "workers": 2}
