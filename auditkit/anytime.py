@@ -73,9 +73,9 @@ def anytime_change(lost: int, gained: int, n: int, confidence: float = CONFIDENC
 
 def _winnings(change: float, lost: int, gained: int, n: int) -> float:
     """Return the log of the capital that betting on a larger change than this one has made out of 1."""
-    stakes = _STAKES / (1 + change) if change > -1 else _STAKES
     if change <= -1:
         return math.inf if n > gained else -math.inf
+    stakes = _STAKES / (1 + change)
     capital = (
         lost * np.log1p(stakes * (1 - change))
         + gained * np.log1p(-stakes * (1 + change))

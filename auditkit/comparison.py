@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from auditkit.baseline import Measured, fall, pairs_of, reversed_change
+from auditkit.errors import UsageError
 from auditkit.paired import holm, sign_test
 from auditkit.result import CheckRecord, ModelRecord, Verdict
 from auditkit.stats import CONFIDENCE, Estimate
@@ -82,7 +83,17 @@ class Comparison(_Record):
 
 
 def compare(base: Measured, new: Measured) -> Comparison:
-    """Compare two audits on every metric that both have; the p-values hold for all of them together (Holm 1979)."""
+    """Compare two audits on every metric that both have; the p-values hold for all of them together (Holm 1979).
+
+    Raises:
+        UsageError: one of them could stop early, when it suited: no p-value of a single look holds then.
+    """
+    for name, side in (("baseline", base), ("new audit", new)):
+        if side.result.settings.get("until_decided"):
+            raise UsageError(
+                f"the {name} was run with until_decided, so no p-value would hold; "
+                'compare whole audits, or judge it with a gate such as "... drop <= 2%"'
+            )
     found = [_change(base, new, *shared) for shared in _shared(base, new)]
     tested = [index for index, (_, p_value) in enumerate(found) if p_value is not None]
     adjusted = holm(np.array([found[index][1] for index in tested], dtype=np.float64)) if tested else np.zeros(0)

@@ -202,6 +202,14 @@ def test_a_comparison_finds_what_moved_and_nothing_else(base, worse, data):
     assert "moved by more than chance" in same.sentence()
 
 
+def test_an_audit_that_could_stop_early_is_not_compared_by_p_values_of_a_single_look(base, worse):
+    result = worse[0].result
+    early = result.model_copy(update={"settings": {**result.settings, "until_decided": True}})
+    for pair in ((base[0].measured, Measured(early, {})), (Measured(early, {}), base[0].measured)):
+        with pytest.raises(UsageError, match="until_decided, so no p-value would hold"):
+            compare(*pair)
+
+
 def test_p_values_hold_for_all_metrics_together(base, data, tmp_path):
     """Networks that differ in nothing but luck: at most one comparison of twenty finds anything."""
     rng = np.random.default_rng(0)
