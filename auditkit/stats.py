@@ -10,14 +10,18 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy import special
 
-__all__ = ["CONFIDENCE", "Estimate", "exact_mcnemar", "images_to_decide", "mean", "median", "proportion"]
+__all__ = ["CONFIDENCE", "Estimate", "exact_mcnemar", "images_to_decide", "mean", "median", "proportion", "ratio"]
 
 CONFIDENCE = 0.95
+_OF_OBJECTS = "Korn-Graubard (objects grouped by image)"
 _MOST_IMAGES = 10_000_000
 
 
 class Estimate(BaseModel):
-    """A value, the interval that holds the true one at the stated confidence, and the number of images behind it."""
+    """A value, the interval that holds the true one at the stated confidence, and the number of images behind it.
+
+    For a share of objects (`of_objects`), `n` is the number of those.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -26,6 +30,11 @@ class Estimate(BaseModel):
     high: float
     n: int
     method: str
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether it is a share of objects, several of which may be in one image."""
+        return self.method == _OF_OBJECTS
 
     def __str__(self) -> str:
         """Return value, interval and number of images on one line."""
@@ -47,6 +56,67 @@ def proportion(successes: int, n: int, confidence: float = CONFIDENCE) -> Estima
     low = special.betaincinv(successes, n - successes + 1, tail) if successes > 0 else 0.0
     high = special.betaincinv(successes + 1, n - successes, 1 - tail) if successes < n else 1.0
     return Estimate(value=successes / n, low=float(low), high=float(high), n=n, method="Clopper-Pearson")
+
+
+def ratio(
+    part: npt.NDArray[np.floating | np.integer],
+    whole: npt.NDArray[np.floating | np.integer],
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Estimate the share of `part` (N,) in `whole` (N,), the objects that count and all objects of each image.
+
+    What happens to the objects of one image hangs together, so they are worth fewer than they are. The interval is the
+    exact binomial one at an effective number of objects (Korn and Graubard 1998): that which would have the variance
+    seen between the images, at most the true number, and less where few images leave that variance uncertain. It never
+    claims to know images unlike all seen: n images without one still allow a share of 1 - 0.025 ** (1/n) of such (at
+    95 %), so that at a share of 0 or 1 each image with objects counts as one. Counts may be means over several draws.
+    `n` of the estimate is the number of objects.
+
+    Raises:
+        ValueError: the two differ in length, a part lies outside 0..whole, or there is no object.
+    """
+    counted: npt.NDArray[np.float64] = np.asarray(part, dtype=np.float64)
+    every: npt.NDArray[np.float64] = np.asarray(whole, dtype=np.float64)
+    # A mean of draws may miss the whole by a last digit.
+    if (
+        counted.ndim != 1
+        or counted.shape != every.shape
+        or not ((counted >= 0) & (counted <= every * (1 + 1e-12))).all()
+    ):
+        raise ValueError("a ratio needs counts (N,) with 0 <= part <= whole for each image")
+    # Exact sums, so that not even a last digit depends on the order of the images.
+    objects = math.fsum(every)
+    if not 0 < objects < math.inf:
+        raise ValueError("a ratio needs at least one object, and finite counts")
+    share = min(math.fsum(counted) / objects, 1.0)
+    images = int(np.count_nonzero(every))
+    size = _effective_objects(share, counted, every, objects, images, confidence)
+    tail, hits = (1 - confidence) / 2, share * size
+    seen = tail ** (1 / images)
+    low = float(special.betaincinv(hits, size - hits + 1, tail)) if share > 0 else 0.0
+    high = float(special.betaincinv(hits + 1, size - hits, 1 - tail)) if share < 1 else 1.0
+    low, high = min(low, share * seen), max(high, 1 - (1 - share) * seen)
+    n = max(1, round(objects))
+    return Estimate(value=share, low=low, high=high, n=n, method=_OF_OBJECTS)
+
+
+def _effective_objects(
+    share: float,
+    part: npt.NDArray[np.float64],
+    whole: npt.NDArray[np.float64],
+    objects: float,
+    images: int,
+    confidence: float,
+) -> float:
+    """Return how many independent objects would tell as much of `share` as the `objects` grouped by image."""
+    if share in (0.0, 1.0) or images == 1:
+        return objects  # no variance to see; what images not seen may hold is all that is uncertain
+    variance = images / (images - 1) * math.fsum((part - share * whole) ** 2) / objects**2
+    design_effect = max(1.0, variance * (objects - 1) / (share * (1 - share)))
+    if objects <= images:
+        return objects / design_effect
+    sure, unsure = special.stdtrit([objects - 1, images - 1], (1 + confidence) / 2)
+    return objects / design_effect * float(sure / unsure) ** 2
 
 
 def mean(values: npt.NDArray[np.floating], confidence: float = CONFIDENCE) -> Estimate:

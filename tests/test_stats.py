@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from auditkit.stats import Estimate, images_to_decide, mean, median, proportion
+from auditkit.stats import Estimate, images_to_decide, mean, median, proportion, ratio
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,92 @@ def test_the_interval_of_a_share_never_covers_less_often_than_it_says(n):
 def test_an_impossible_share_is_refused(successes, n):
     with pytest.raises(ValueError, match="a share needs"):
         proportion(successes, n)
+
+
+def limits(estimate):
+    return estimate.low, estimate.value, estimate.high
+
+
+@given(st.integers(2, 80), st.data())
+def test_one_object_an_image_makes_a_ratio_a_share(n, data):
+    part = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=int)
+    found = ratio(part, np.ones(n, dtype=int))
+    assert limits(found) == pytest.approx(limits(proportion(int(part.sum()), n)), abs=1e-9)
+    assert (found.n, found.method) == (n, "Korn-Graubard (objects grouped by image)")
+
+
+def test_images_without_objects_change_no_ratio():
+    part, whole = np.array([1, 0, 3, 2, 1]), np.array([1, 2, 3, 5, 1])
+    assert ratio(np.r_[part, 0, 0, 0], np.r_[whole, 0, 0, 0]) == ratio(part, whole)
+
+
+def test_objects_that_share_their_images_fate_count_as_one_and_the_interval_is_that_much_wider():
+    fate = np.arange(40) % 4 == 0
+    clustered, single = ratio(5 * fate, np.full(40, 5)), proportion(10, 40)
+    assert (clustered.value, clustered.n) == (0.25, 200)
+    # 200 objects: 199/195 of 40 of them in effect, and Student's factor for 40 images on top.
+    size = 200 * 195 / (5 * 199) * (stats.t.ppf(0.975, 199) / stats.t.ppf(0.975, 39)) ** 2
+    wanted = stats.beta.ppf(0.025, size / 4, size * 3 / 4 + 1), stats.beta.ppf(0.975, size / 4 + 1, size * 3 / 4)
+    assert (clustered.low, clustered.high) == pytest.approx(wanted, abs=1e-9)
+    assert clustered.low < single.low
+    assert clustered.high > single.high
+
+
+def test_objects_that_are_alike_within_no_image_count_in_full_but_for_the_few_images():
+    spread = ratio(np.ones(200), np.full(200, 5))
+    size = 1000 * (stats.t.ppf(0.975, 999) / stats.t.ppf(0.975, 199)) ** 2
+    assert spread.high == pytest.approx(stats.beta.ppf(0.975, size / 5 + 1, size * 4 / 5), abs=1e-9)
+
+
+@pytest.mark.parametrize("images", [10, 100])
+def test_one_loss_in_many_objects_says_no_more_of_unseen_images_than_no_loss(images):
+    whole, part = np.full(images, 50), np.eye(1, images)[0]
+    none, single = ratio(0 * whole, whole), ratio(part, whole)
+    assert none.high < single.high
+    assert ratio(whole - part, whole).low == pytest.approx(1 - single.high, abs=1e-9)
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_ratio_without_variance_is_worth_its_images_not_its_objects(share):
+    whole = np.array([7, 0, 3, 12, 1])
+    assert limits(ratio(share * whole, whole)) == limits(proportion(4 * share, 4))
+
+
+counts = st.integers(0, 9).flatmap(lambda whole: st.tuples(st.integers(0, whole), st.just(whole)))
+
+
+@given(st.lists(counts, min_size=1, max_size=30).filter(lambda rows: any(whole for _, whole in rows)), st.randoms())
+def test_a_ratio_lies_in_its_interval_and_knows_no_order(rows, random):
+    found = ratio(*np.array(rows).T)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    random.shuffle(rows)
+    assert ratio(*np.array(rows).T) == found
+
+
+def test_means_over_draws_make_a_ratio_though_they_miss_a_last_digit():
+    whole = np.full(3, 0.1 + 0.2)
+    assert ratio(np.full(3, 0.3), whole).n == 1
+    assert ratio(np.array([0.1 + 0.2, 0.3]), np.array([0.3, 0.3])).value == 1
+    assert ratio(np.array([0.3]), np.array([0.3])).n == 1
+    part = np.random.default_rng(0).random((50, 200))
+    assert all(ratio(each, 3 * each) == ratio(each[::-1], 3 * each[::-1]) for each in part)
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "problem"),
+    [
+        ([], [], "at least one object"),
+        ([0, 0], [0, 0], "at least one object"),
+        ([2, 0], [1, 5], "0 <= part <= whole"),
+        ([-1, 0], [1, 5], "0 <= part <= whole"),
+        ([float("nan")], [1], "0 <= part <= whole"),
+        ([1], [float("inf")], "finite counts"),
+        ([1, 1], [1], "0 <= part <= whole"),
+    ],
+)
+def test_a_ratio_of_nothing_or_of_more_than_all_is_refused(part, whole, problem):
+    with pytest.raises(ValueError, match=problem):
+        ratio(np.array(part), np.array(whole))
 
 
 def test_a_mean_has_students_interval():
