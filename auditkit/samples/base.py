@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from auditkit.errors import ExecutionError
+from auditkit.samples.objects import Objects
 
 __all__ = ["Dataset", "Read", "Samples", "Skipped", "fingerprint", "join_samples"]
 
@@ -25,6 +26,7 @@ class Samples:
         ids: N unique, stable names.
         masks: bool (N, H, W), true on the object, false everywhere in an image of which nobody said where it is;
             None where the data set has no masks.
+        objects: What is annotated in each image, N entries; None where the data set is one for classifiers.
 
     Raises:
         ExecutionError: A shape, dtype, length, value, label or id is not as stated.
@@ -34,12 +36,15 @@ class Samples:
     labels: Tensor
     ids: tuple[str, ...]
     masks: Tensor | None = None
+    objects: tuple[Objects, ...] | None = None
 
     def __post_init__(self) -> None:
         self._check_images()
         self._check_labels()
         self._check_ids()
         self._check_masks()
+        if self.objects is not None and len(self.objects) != len(self.images):
+            raise ExecutionError(f"objects: {len(self.objects)} entries for {len(self.images)} images")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,7 +52,8 @@ class Samples:
     def to(self, device: torch.device | str) -> Samples:
         """Return the same samples with all tensors on `device`."""
         masks = None if self.masks is None else self.masks.to(device)
-        return Samples(self.images.to(device), self.labels.to(device), self.ids, masks)
+        objects = None if self.objects is None else tuple(each.to(device) for each in self.objects)
+        return Samples(self.images.to(device), self.labels.to(device), self.ids, masks, objects)
 
     def take(self, index: Tensor | Sequence[int]) -> Samples:
         """Return the samples at the given positions, in the given order.
@@ -64,15 +70,28 @@ class Samples:
         ids = tuple(self.ids[row] for row in rows)
         at = torch.tensor(rows, dtype=torch.int64, device=self.images.device)
         masks = None if self.masks is None else self.masks[at.to(self.masks.device)]
-        return Samples(self.images[at], self.labels[at.to(self.labels.device)], ids, masks)
+        objects = None if self.objects is None else tuple(self.objects[row] for row in rows)
+        return Samples(self.images[at], self.labels[at.to(self.labels.device)], ids, masks, objects)
+
+    def shifted(self, offset: int) -> Samples:
+        """Return the same samples with `offset` added to every label and class."""
+        objects = None if self.objects is None else tuple(each.shifted(offset) for each in self.objects)
+        return Samples(self.images, self.labels + offset, self.ids, self.masks, objects)
 
     def digests(self) -> tuple[str, ...]:
-        """Return one sha256 (hex) a sample, over its id, label, shape, pixels and mask (if any)."""
+        """Return one sha256 (hex) a sample, over its id, label, shape, pixels, and mask and objects (if any)."""
         images = self.images.detach().cpu().contiguous()
         masks = None if self.masks is None else self.masks.cpu().contiguous()
         shape = "x".join(str(length) for length in images.shape[1:])
         return tuple(
-            _digest(name, label, shape, images[row], None if masks is None else masks[row])
+            _digest(
+                name,
+                label,
+                shape,
+                images[row],
+                None if masks is None else masks[row],
+                None if self.objects is None else self.objects[row],
+            )
             for row, (name, label) in enumerate(zip(self.ids, self.labels.tolist(), strict=True))
         )
 
@@ -171,14 +190,16 @@ class Dataset(Protocol):
 
 
 def join_samples(parts: Sequence[Samples]) -> Samples:
-    """Return several parts as one; without masks if one of them has none."""
+    """Return several parts as one; without masks (or objects) if one of them has none."""
     ids = tuple(name for part in parts for name in part.ids)
     masks = [part.masks for part in parts if part.masks is not None]
+    objects = [part.objects for part in parts if part.objects is not None]
     return Samples(
         torch.cat([part.images for part in parts]),
         torch.cat([part.labels for part in parts]),
         ids,
         torch.cat(masks) if len(masks) == len(parts) else None,
+        tuple(each for of_part in objects for each in of_part) if len(objects) == len(parts) else None,
     )
 
 
@@ -190,7 +211,7 @@ def fingerprint(digests: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-def _digest(name: str, label: int, shape: str, image: Tensor, mask: Tensor | None) -> str:
+def _digest(name: str, label: int, shape: str, image: Tensor, mask: Tensor | None, objects: Objects | None) -> str:
     encoded = name.encode("utf-8", "surrogateescape")
     # The length of the id is part of the text, so no two different samples can spell the same bytes.
     digest = hashlib.sha256(f"{len(encoded)}:".encode() + encoded)
@@ -198,4 +219,6 @@ def _digest(name: str, label: int, shape: str, image: Tensor, mask: Tensor | Non
     digest.update(image.numpy().astype("<f4", copy=False).tobytes())
     if mask is not None:
         digest.update(mask.numpy().tobytes())
+    if objects is not None:
+        digest.update(objects.digest_bytes())
     return digest.hexdigest()

@@ -5,92 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Annotated
+from pathlib import Path
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, FiniteFloat, Tag, ValidationError, model_validator
 
 from auditkit.errors import ExecutionError
-from auditkit.samples.columns import printable
+from auditkit.samples.coco_file import Annotation, annotations_by_image, images_by_id, load_coco
 from auditkit.samples.pixels import Mask
-from auditkit.samples.shapes import box_mask, polygon_mask, run_mask, unpack_runs
 
 __all__ = ["read_coco"]
 
 # Class folders often have one, to keep them in the order of the model's outputs.
 _NUMBER_IN_FRONT = re.compile(r"\d+[ _-]+")
-
-
-def _in_pairs(numbers: tuple[float, ...]) -> tuple[float, ...]:
-    if len(numbers) % 2:
-        raise ValueError(f"a polygon is x and y of each corner, not {len(numbers)} numbers")
-    return numbers
-
-
-_Polygon = Annotated[tuple[FiniteFloat, ...], AfterValidator(_in_pairs)]
-_Extent = Annotated[FiniteFloat, Field(ge=0)]
-
-
-class _Runs(BaseModel):
-    size: tuple[int, int]
-    counts: list[int] | str
-
-    @property
-    def lengths(self) -> list[int]:
-        return unpack_runs(self.counts) if isinstance(self.counts, str) else self.counts
-
-    @model_validator(mode="after")
-    def _fill_the_image(self) -> _Runs:
-        run_mask(self.lengths, self.size)
-        return self
-
-
-_Segmentation = Annotated[
-    Annotated[_Runs, Tag("run lengths")] | Annotated[tuple[_Polygon, ...], Tag("polygons")],
-    Discriminator(lambda value: "run lengths" if isinstance(value, dict) else "polygons"),
-]
-
-
-class _Annotation(BaseModel):
-    image_id: int | str
-    category_id: int | str | None = None
-    bbox: tuple[FiniteFloat, FiniteFloat, _Extent, _Extent] | None = None
-    segmentation: _Segmentation | None = None
-
-    def draw(self, size: tuple[int, int]) -> Mask:
-        if isinstance(self.segmentation, _Runs):
-            return run_mask(self.segmentation.lengths, self.segmentation.size)
-        mask = np.zeros(size, dtype=np.bool_)
-        if self.segmentation:
-            for polygon in self.segmentation:
-                mask |= polygon_mask(np.array(polygon, dtype=np.float64).reshape(-1, 2), size)
-        elif self.bbox is not None:
-            left, top, width, height = self.bbox
-            mask |= box_mask(left, top, left + width, top + height, size)
-        return mask
-
-
-class _Image(BaseModel):
-    id: int | str
-    file_name: str
-    width: int | None = None
-    height: int | None = None
-
-    @property
-    def path(self) -> str:
-        return printable(PurePosixPath(self.file_name).as_posix())
-
-
-class _Category(BaseModel):
-    id: int | str
-    name: str
-
-
-class _File(BaseModel):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category] = []
 
 
 @dataclass(frozen=True)
@@ -100,7 +26,7 @@ class _Annotated:
     where: str
     size: tuple[int, int] | None
     """Height and width as the file has them, if it does."""
-    annotations: tuple[_Annotation, ...]
+    annotations: tuple[Annotation, ...]
     categories: Mapping[str, frozenset[int | str]]
     """The numbers of the categories by their names, in lower case."""
 
@@ -141,18 +67,13 @@ def read_coco(path: Path, ids: Sequence[str]) -> dict[str, _Annotated]:
     Raises:
         ExecutionError: The file cannot be read, annotates images that it does not list, or none of these.
     """
-    try:
-        file = _File.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ExecutionError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise ExecutionError(f"{path}: {_first_problem(error)}") from None
-    found = _by_id(path, ids, file.images)
+    file = load_coco(path)
+    found = images_by_id(path, ids, file.images)
     if not found:
         names = f"its first file_name is {file.images[0].file_name!r}" if file.images else "it lists no images"
         example = f", the first image is {ids[0]!r}" if ids else ""
         raise ExecutionError(f"{path}: none of the {len(ids)} images is in it; {names}{example}")
-    annotations = _by_image(path, file)
+    annotations = annotations_by_image(path, file)
     categories: dict[str, frozenset[int | str]] = {}
     for category in file.categories:
         name = category.name.casefold()
@@ -167,50 +88,3 @@ def read_coco(path: Path, ids: Sequence[str]) -> dict[str, _Annotated]:
         for name, image in found.items()
         if annotations[image.id]
     }
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]}" if where else f"no COCO annotations: {message}"
-
-
-def _by_image(path: Path, file: _File) -> dict[int | str, list[_Annotation]]:
-    annotations: dict[int | str, list[_Annotation]] = {}
-    for image in file.images:
-        if image.id in annotations:
-            raise ExecutionError(f"{path}: two images have the id {image.id!r}")
-        annotations[image.id] = []
-    for at, annotation in enumerate(file.annotations):
-        if annotation.image_id not in annotations:
-            raise ExecutionError(f"{path}: annotations.{at}: there is no image {annotation.image_id!r}")
-        annotations[annotation.image_id].append(annotation)
-    return annotations
-
-
-def _by_id(path: Path, ids: Sequence[str], images: Sequence[_Image]) -> dict[str, _Image]:
-    """Return the image of each id: the one of the same path, else the one of the same name."""
-    by_path: dict[str, _Image] = {}
-    for image in images:
-        if image.path in by_path:
-            raise ExecutionError(f"{path}: file_name {image.path} is listed twice")
-        by_path[image.path] = image
-    found = {name: by_path[name] for name in ids if name in by_path}
-    left: dict[str, list[_Image]] = {}
-    for image in images:
-        if image.path not in found:
-            left.setdefault(PurePosixPath(image.path).name, []).append(image)
-    taken: dict[str, str] = {}
-    for name in ids:
-        base = PurePosixPath(name).name
-        if name in found or base not in left:
-            continue
-        if base in taken or len(left[base]) > 1:
-            both = (taken[base], name) if base in taken else tuple(image.path for image in left[base][:2])
-            raise ExecutionError(
-                f"{path}: {base} could be {both[0]} or {both[1]}; wanted file_name as a path below the data set"
-            )
-        taken[base] = name
-        found[name] = left[base][0]
-    return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
 from auditkit.samples.arrays import open_npz
 from auditkit.samples.base import Dataset
+from auditkit.samples.coco_boxes import open_boxes
 from auditkit.samples.columns import printable
 from auditkit.samples.factory import call_factory, is_factory_spec, is_map_dataset, open_map_dataset
 from auditkit.samples.files import is_image_name
@@ -32,6 +33,7 @@ def open_dataset(
     *,
     labels_csv: Path | None = None,
     masks: Path | None = None,
+    boxes: Path | None = None,
     resize: tuple[int, int] | None = None,
     grey: bool | None = None,
     skip_bad: bool = False,
@@ -48,6 +50,8 @@ def open_dataset(
         labels_csv: CSV file with the columns `file` and `label`, for the images in the folder `data`.
         masks: Where the objects are, instead of what the data say: a folder of pictures, a COCO `.json` or an
             `.npz`, see `masks.open_masks`.
+        boxes: COCO `.json` that lists the images of the folder `data` and the boxes of their objects, see
+            `coco_boxes.open_boxes`: the data set of a detector.
         resize: Height and width of all images (bilinear, smoothed where it shrinks).
         grey: True for one channel, False for RGB, None to go by the first image: a grey one (Pillow modes
             1, L, LA, I, I;16 or F) makes the data set grey, and then a coloured image is an error.
@@ -61,6 +65,8 @@ def open_dataset(
         ExecutionError: What is there cannot be used; the message says which file or row, and why.
     """
     _check_options(resize, limit, class_names)
+    if boxes is not None:
+        return _open_boxed(data, boxes, labels_csv, masks, View(grey, resize, skip_bad), limit, class_names)
     request = _Request(labels_csv, masks, View(grey, resize, skip_bad), limit, class_names)
     if isinstance(data, str | Path):
         opened = _open_reachable(str(data), request)
@@ -69,6 +75,26 @@ def open_dataset(
     if masks is None or not isinstance(opened, Streamed):
         return opened
     return opened.through(lambda rows: open_masks(masks, rows))
+
+
+def _open_boxed(
+    data: object,
+    boxes: Path,
+    labels_csv: Path | None,
+    masks: Path | None,
+    view: View,
+    limit: int | None,
+    class_names: Sequence[str] | None,
+) -> Dataset:
+    for given, option in ((labels_csv, "--labels"), (masks, "--masks")):
+        if given is not None:
+            raise UsageError(f"{option} goes with the images of a classifier, --boxes with those of a detector")
+    if not isinstance(data, str | Path):
+        raise UsageError(f"--boxes goes with a folder of images; got a {type(data).__qualname__}")
+    try:
+        return open_boxes(Path(data), boxes, view, limit, class_names)
+    except OSError as error:
+        raise ExecutionError(f"{error.filename or data}: cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from auditkit.errors import ExecutionError
 from auditkit.samples.base import Read, Samples, Skipped
+from auditkit.samples.objects import Objects
 from auditkit.samples.pixels import BadImage, Mask, Pixels, fit, fit_mask
 
 __all__ = ["Row", "RowSource", "Streamed", "View"]
@@ -25,11 +26,13 @@ class Row:
         pixels: (H, W, C), C = 1 or 3, uint8 or float32 in [0, 1].
         label: Class index, from 0.
         mask: bool (H, W), true on the object; None where the source has no masks.
+        objects: What is annotated in the image; None where the source is one for classifiers.
     """
 
     pixels: Pixels
     label: int
     mask: Mask | None = None
+    objects: Objects | None = None
 
 
 class RowSource(Protocol):
@@ -77,6 +80,7 @@ class _Frame:
     height: int
     width: int
     masked: bool
+    annotated: bool
 
 
 class Streamed:
@@ -132,6 +136,7 @@ class Streamed:
         labels: list[int] = []
         ids: list[str] = []
         skipped: list[Skipped] = []
+        objects: list[Objects] = []
         for index in range(start, stop):
             row = self._load(index)
             if isinstance(row, Skipped):
@@ -140,9 +145,11 @@ class Streamed:
             images[len(ids)] = self._fitted(index, row)
             if masks is not None and row.mask is not None:
                 masks[len(ids)] = fit_mask(row.mask, self._view.resize)
+            if row.objects is not None:
+                objects.append(row.objects)
             labels.append(row.label)
             ids.append(self._rows.row_id(index))
-        return Read(_samples(images, labels, ids, masks), tuple(skipped))
+        return Read(_samples(images, labels, ids, masks, objects if self._frame.annotated else None), tuple(skipped))
 
     def _first_frame(self) -> _Frame:
         first_reason: Skipped | None = None
@@ -154,7 +161,8 @@ class Streamed:
             height, width, channels = row.pixels.shape
             grey = channels == 1 if self._view.grey is None else self._view.grey
             row_id = self._rows.row_id(index)
-            return _Frame(row_id, 1 if grey else 3, height, width, row.mask is not None)
+            channels = 1 if grey else 3
+            return _Frame(row_id, channels, height, width, row.mask is not None, row.objects is not None)
         if first_reason is None:
             raise ExecutionError(f"{self.source}: there are no samples in it, wanted at least one")
         told = f"the first, {first_reason.id}, {first_reason.reason}"
@@ -183,7 +191,11 @@ class Streamed:
 
 
 def _samples(
-    images: NDArray[np.float32], labels: list[int], ids: list[str], masks: NDArray[np.bool_] | None
+    images: NDArray[np.float32],
+    labels: list[int],
+    ids: list[str],
+    masks: NDArray[np.bool_] | None,
+    objects: list[Objects] | None,
 ) -> Samples:
     count = len(ids)
     return Samples(
@@ -191,4 +203,5 @@ def _samples(
         torch.tensor(labels, dtype=torch.int64),
         tuple(ids),
         None if masks is None else torch.from_numpy(masks[:count]),
+        None if objects is None else tuple(objects),
     )
