@@ -28,6 +28,8 @@ class Capability(Enum):
     """A score a class; without it `Model.logits` is 1 for the class that the model names and 0 for the others."""
     ACTIVATIONS = "activations"
     """What its activation functions return, at each of `Model.sites`."""
+    BOXES = "boxes"
+    """Boxes around objects, with scores and classes: it is a detector, see `auditkit.objects`."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ class Loaded:
     """The network without the softmax that it ends in, if it does."""
     input_shape: tuple[int | None, ...] | None = None
     """The sizes after the batch that the file states, in the file's own layout."""
+    output_names: tuple[str, ...] = ()
+    """What the file calls the outputs, if it does."""
     fixed_batch: int | None = None
     notes: tuple[str, ...] = ()
 

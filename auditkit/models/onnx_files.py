@@ -46,13 +46,16 @@ class _Session:
 
     session: onnxruntime.InferenceSession
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         image = self.session.get_inputs()[0]
         array = inputs.detach().cpu().contiguous().numpy()
         wanted = _NUMPY_TYPES[image.type]
         array = array.round().astype(wanted) if wanted is np.uint8 else array.astype(wanted, copy=False)
-        (output, *_) = self.session.run(None, {image.name: array})
-        return torch.from_numpy(np.ascontiguousarray(output)).float().to(inputs.device)
+        outputs = tuple(
+            torch.from_numpy(np.ascontiguousarray(output)).float().to(inputs.device)
+            for output in self.session.run(None, {image.name: array})
+        )
+        return outputs[0] if len(outputs) == 1 else outputs
 
 
 def load_onnx_file(path: Path, device: torch.device) -> Loaded:
@@ -88,6 +91,7 @@ def load_onnx_file(path: Path, device: torch.device) -> Loaded:
         quantised=quantised,
         before_softmax=_twin(before)[0] if before is not None and network is not None else None,
         input_shape=shape[1:],
+        output_names=tuple(output.name for output in session.get_outputs()),
         fixed_batch=fixed,
         notes=notes,
     )
@@ -144,11 +148,18 @@ def _freed(
         run = _Session(session)
         sizes = [size or 1 for size in shape]
         image = torch.linspace(0, 1, int(np.prod(sizes))).reshape(sizes)[:1]
-        alone, together = run(image), run(torch.cat([image, 1 - image, image]))
+        alone, together = _each(run(image)), _each(run(torch.cat([image, 1 - image, image])))
+        agrees = all(
+            len(rows) == 3 and torch.allclose(rows[2], row[0], rtol=1e-3, atol=1e-3)
+            for rows, row in zip(together, alone, strict=True)
+        )
     except Exception:
         return None
-    agrees = len(together) == 3 and torch.allclose(together[2], alone[0], rtol=1e-3, atol=1e-3)
     return session if agrees else None
+
+
+def _each(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def _twin(graph: onnx.ModelProto) -> tuple[nn.Module | None, str | None]:

@@ -18,7 +18,15 @@ from auditkit.models.batching import find_batching, find_gradient_batching
 from auditkit.models.preprocess import copied
 from auditkit.models.taps import ActivationSite, tap_activations
 
-__all__ = ["Precision", "folded_copy", "quick_copy", "search_copy", "watched_copy"]
+__all__ = [
+    "Precision",
+    "folded_copy",
+    "folded_differentiable",
+    "quick_copy",
+    "search_copy",
+    "search_differentiable",
+    "watched_copy",
+]
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -42,7 +50,7 @@ def folded_copy(model: Model, images: Tensor) -> Differentiable | None:
     if model.exact is None:
         return None
     # Searches and sweeps ask for what the network returns; what it returns before its softmax would not be as fast.
-    return _folded(replace(model.exact, before_softmax=None), images[:_TRIAL_ROWS].to(model.device))
+    return folded_differentiable(replace(model.exact, before_softmax=None), images[:_TRIAL_ROWS].to(model.device))
 
 
 def quick_copy(model: Model, folded: Differentiable | None, images: Tensor) -> Differentiable | None:
@@ -112,16 +120,25 @@ def search_copy(
     """
     if model.exact is None or folded is None:
         return None
-    images = images[:_TRIAL_ROWS].to(model.device)
+    return search_differentiable(model.exact, folded, images[:_TRIAL_ROWS].to(model.device), precision)
+
+
+def search_differentiable(
+    exact: Differentiable, folded: Differentiable, images: Tensor, precision: Precision
+) -> Differentiable:
+    """Return the fastest copy whose scores (N, ...) and gradients at `images` (N, C, H, W) agree with those of `exact`.
+
+    It is `folded`, or that in half precision.
+    """
     best = folded
-    for dtype in _half_precisions(precision, model.device):
+    for dtype in _half_precisions(precision, images.device):
         half = _in_half(best, dtype)
-        if half is None or not _agrees(model.exact, half, images[:_FIRST_ROWS]):
+        if half is None or not _agrees(exact, half, images[:_FIRST_ROWS]):
             continue
-        if precision != "auto" or (_is_faster(best, half, images) and _agrees(model.exact, half, images)):
+        if precision != "auto" or (_is_faster(best, half, images) and _agrees(exact, half, images)):
             best = half
             break
-    batching = model.exact.batching
+    batching = exact.batching
     return replace(best, batching=batching if batching.fixed == 1 else find_gradient_batching(best, images))
 
 
@@ -141,7 +158,8 @@ def _half_precisions(precision: Precision, device: torch.device) -> tuple[torch.
             return (torch.bfloat16, torch.float16) if device.type == "cuda" else (torch.bfloat16,)
 
 
-def _folded(exact: Differentiable, images: Tensor) -> Differentiable:
+def folded_differentiable(exact: Differentiable, images: Tensor) -> Differentiable:
+    """Return a copy with batch norm folded and channels last, as far as it agrees with `exact` on `images`."""
     best = exact
     try:
         with warnings.catch_warnings():

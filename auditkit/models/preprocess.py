@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from auditkit.errors import UsageError
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessed", "Preprocessing", "copied", "parse_channels", "parse_range"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Preprocessed",
+    "Preprocessing",
+    "copied",
+    "frozen_copy",
+    "parse_channels",
+    "parse_range",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -101,6 +110,16 @@ def copied(network: Preprocessed) -> Preprocessed:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return copy.deepcopy(network)
+
+
+def frozen_copy(network: Preprocessed) -> Preprocessed:
+    """Return a copy whose weights take no gradient; the network itself where it cannot be copied."""
+    try:
+        frozen = copied(network)
+    except Exception:
+        # A network that cannot be copied is only read: it stays in the mode and with the flags that it has.
+        return network
+    return frozen.requires_grad_(False)
 
 
 def parse_range(text: str) -> tuple[float, float]:

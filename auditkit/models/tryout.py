@@ -13,10 +13,10 @@ from auditkit.models.batching import find_batching, find_gradient_batching
 from auditkit.models.before_softmax import without_softmax
 from auditkit.models.labels import are_labels, count_classes
 from auditkit.models.loaded import Loaded
-from auditkit.models.preprocess import Preprocessed, Preprocessing, copied
+from auditkit.models.preprocess import Preprocessed, Preprocessing, frozen_copy
 from auditkit.models.taps import ActivationSite, find_sites, tap_activations
 
-__all__ = ["try_out"]
+__all__ = ["check_input", "image_size", "stated_input", "try_out"]
 
 
 def try_out(
@@ -31,7 +31,7 @@ def try_out(
         ExecutionError: the model does not take these images, or does not return what `steps` say.
     """
     images = images.to(device)
-    _check_input(loaded, steps, images)
+    check_input(loaded, steps, images)
 
     def deployed(batch_of_images: Tensor) -> Tensor:
         return steps.logits(loaded.run(steps.inputs(batch_of_images)))
@@ -42,7 +42,7 @@ def try_out(
         format=loaded.format,
         digest=loaded.digest,
         classes=0,
-        input_shape=_input_shape(loaded, steps),
+        input_shape=stated_input(loaded, steps),
         provider=loaded.provider,
         preprocessing=steps.describe(),
     )
@@ -63,8 +63,13 @@ def try_out(
     return _with_gradients(model, loaded, steps, images)
 
 
-def _check_input(loaded: Loaded, steps: Preprocessing, images: Tensor) -> None:
-    wanted = _input_shape(loaded, steps)
+def check_input(loaded: Loaded, steps: Preprocessing, images: Tensor) -> None:
+    """Make sure that a network takes images (N, C, H, W).
+
+    Raises:
+        ExecutionError: it states another size; the message says which option helps.
+    """
+    wanted = stated_input(loaded, steps)
     got = tuple(images.shape[1:])
     for axis, remedy in enumerate(("--colour rgb or --colour grey", "--resize", "--resize")):
         size = wanted[axis]
@@ -75,19 +80,21 @@ def _check_input(loaded: Loaded, steps: Preprocessing, images: Tensor) -> None:
         if axis == 0 and steps.layout == "nchw" and stated[-1:] == (got[0],):
             hint = "; the network takes channels last: add --layout nhwc"
         raise ExecutionError(
-            f"{loaded.name} takes images of {_size(wanted)} (channels x height x width), "
-            f"the samples have {_size(got)}{hint}"
+            f"{loaded.name} takes images of {image_size(wanted)} (channels x height x width), "
+            f"the samples have {image_size(got)}{hint}"
         )
 
 
-def _input_shape(loaded: Loaded, steps: Preprocessing) -> tuple[int | None, int | None, int | None]:
+def stated_input(loaded: Loaded, steps: Preprocessing) -> tuple[int | None, int | None, int | None]:
+    """Return channels, height and width that a network states, None where it takes any."""
     if loaded.input_shape is None or len(loaded.input_shape) != 3:
         return None, None, None
     first, second, third = loaded.input_shape
     return (third, first, second) if steps.layout == "nhwc" else (first, second, third)
 
 
-def _size(shape: tuple[int | None, ...]) -> str:
+def image_size(shape: tuple[int | None, ...]) -> str:
+    """Return a shape in words, such as `3x32x32`."""
     return "x".join("any" if size is None else str(size) for size in shape)
 
 
@@ -107,7 +114,7 @@ def _first_answers(model: Model, images: Tensor) -> Tensor:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[-1] if lines else type(error).__name__
         raise ExecutionError(
-            f"{model.info.name} does not run on images of {_size(tuple(images.shape[1:]))} "
+            f"{model.info.name} does not run on images of {image_size(tuple(images.shape[1:]))} "
             f"(channels x height x width): {reason[:300]}; see --resize, --colour, --layout and --input-range"
         ) from error
 
@@ -122,7 +129,7 @@ def _with_gradients(model: Model, loaded: Loaded, steps: Preprocessing, images: 
         )
     else:
         prepared = Preprocessed(network, steps)
-    prepared = _frozen_copy(prepared).to(model.device)
+    prepared = frozen_copy(prepared).to(model.device)
     exact = Differentiable(prepared, "float32", batching=model.batching, batch=model.batch)
     reason = _gradient_fault(exact, images[:8]) or _disagreement(loaded, steps, prepared, model, images)
     if reason is not None:
@@ -155,15 +162,6 @@ def _sites(exact: Differentiable, images: Tensor) -> tuple[tuple[ActivationSite,
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return (), (lines or [type(error).__name__])[0][:200]
     return sites, None if sites else "it calls no activation function"
-
-
-def _frozen_copy(network: Preprocessed) -> Preprocessed:
-    try:
-        frozen = copied(network)
-    except Exception:
-        # A network that cannot be copied is only read: it stays in the mode and with the flags that it has.
-        return network
-    return frozen.requires_grad_(False)
 
 
 def _top_score(logits: Tensor) -> Tensor:

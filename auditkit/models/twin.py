@@ -51,16 +51,17 @@ class TwinError(ExecutionError):
 
 
 def differentiable_twin(model: onnx.ModelProto) -> torch.nn.Module:
-    """Convert an ONNX graph with one image input and one output of scores into a frozen torch module.
+    """Convert an ONNX graph with one image input into a frozen torch module.
 
     Args:
         model: the graph; it is not changed.
 
     Returns:
         A module in eval mode that takes what the graph takes, float32 of shape (N, ...) for any N, and
-        returns what the graph returns. Weights are float32 buffers, so `.to(device)`, `.to(torch.bfloat16)`
-        and `copy.deepcopy` work; nothing in it requires a gradient. Quantised graphs have straight-through
-        gradients. Where the graph insists on its batch size, the module feeds it that many images at a time.
+        returns what the graph returns: a tensor, or a tuple of those. Weights are float32 buffers, so
+        `.to(device)`, `.to(torch.bfloat16)` and `copy.deepcopy` work; nothing in it requires a gradient.
+        Quantised graphs have straight-through gradients. Where the graph insists on its batch size, the module
+        feeds it that many images at a time.
 
     Raises:
         TwinError: the graph cannot be converted, or does not run, or gives the image no gradient.
@@ -78,8 +79,8 @@ def differentiable_twin(model: onnx.ModelProto) -> torch.nn.Module:
 
 def _only_image(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     inputs, outputs = free_inputs(model), model.graph.output
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise TwinError(f"a twin needs one input and one output; the graph has {len(inputs)} and {len(outputs)}")
+    if len(inputs) != 1 or not outputs:
+        raise TwinError(f"a twin needs one input, and outputs; the graph has {len(inputs)} and {len(outputs)}")
     if inputs[0].type.tensor_type.elem_type not in _FLOATS:
         raise TwinError(f"the input {inputs[0].name} is not floating point, so no gradient can reach it")
     return inputs[0]
@@ -112,11 +113,13 @@ def _tried(twin: torch.nn.Module, image: onnx.ValueInfoProto) -> torch.nn.Module
         twin.forward(trial[:1].expand(batch, *lengths))
         twin = InFixedBatches(twin, batch)
     scores = twin.forward(trial)
-    if not isinstance(scores, torch.Tensor) or scores.shape[:1] != trial.shape[:1]:
+    outputs = scores if isinstance(scores, tuple | list) else (scores,)
+    if not all(isinstance(output, torch.Tensor) and output.shape[:1] == trial.shape[:1] for output in outputs):
         raise TwinError("the output does not have one row an image")
-    if not scores.requires_grad:
+    reached = [output for output in outputs if output.requires_grad]
+    if not reached:
         raise TwinError("no gradient of the output reaches the image")
-    torch.autograd.grad(scores.sum(), trial)
+    torch.autograd.grad(torch.stack([output.sum() for output in reached]).sum(), trial)
     return twin
 
 

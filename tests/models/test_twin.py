@@ -157,11 +157,15 @@ def test_what_cannot_be_converted_says_why_on_one_line(nodes, kind, reason, capf
     assert capfd.readouterr() == ("", "")
 
 
-def test_more_than_one_output_is_refused():
-    model = model_of([helper.make_node("Flatten", ["image"], ["scores"])], {}, ("n", 3, 4, 4))
-    model.graph.output.append(helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, None))
-    with pytest.raises(TwinError, match="one input and one output; the graph has 1 and 2"):
-        differentiable_twin(model)
+def test_a_graph_with_several_outputs_has_a_twin_that_returns_them_all_with_gradients():
+    nodes = [helper.make_node("Flatten", ["image"], ["scores"]), helper.make_node("Neg", ["image"], ["boxes"])]
+    model = model_of(nodes, {}, ("n", 3, 4, 4))
+    model.graph.output.append(helper.make_tensor_value_info("boxes", onnx.TensorProto.FLOAT, None))
+    images = torch.rand(2, 3, 4, 4).requires_grad_()
+    scores, boxes = differentiable_twin(model)(images)
+    assert torch.equal(scores, images.flatten(1))
+    (gradient,) = torch.autograd.grad(boxes.sum(), images)
+    assert torch.equal(gradient, -torch.ones_like(images))
 
 
 def test_the_agreement_is_computed_as_it_says():
