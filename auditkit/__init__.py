@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Learner,
         Lesson,
         Map,
+        Mark,
         Metric,
         Panel,
         Profile,
@@ -63,17 +64,24 @@ if TYPE_CHECKING:
         gather_evidence,
         peeled_dissent,
     )
+    from auditkit.detection.conformal import conformal_threshold
     from auditkit.errors import AuditError, ExecutionError, ExitCode, UsageError
     from auditkit.exhibits import difference_panel, heat_panel, image_panel, overlay_panel
     from auditkit.models.base import Capability, Differentiable, Model
     from auditkit.models.operations import watch_operations
     from auditkit.models.taps import ActivationSite, tap_activations
+    from auditkit.objects.boxes import areas, overlaps
+    from auditkit.objects.detections import Candidates, Detections
+    from auditkit.objects.detector import Detector
+    from auditkit.objects.judging import CLEAN_DETECTIONS, found_objects, match_objects, objects_of
+    from auditkit.objects.marks import mark, marks_of
     from auditkit.origin import Origin
+    from auditkit.precision import Matches
     from auditkit.queries import Expectation, Goal, Queries
     from auditkit.result import Result, Verdict
     from auditkit.rows import take_rows
     from auditkit.saliency_map import saliency
-    from auditkit.samples import Samples, open_dataset
+    from auditkit.samples import Objects, Samples, open_dataset
     from auditkit.stats import Estimate, exact_mcnemar, proportion
     from auditkit.stored import as_jpeg, from_16bit
     from auditkit.streams import Streams
@@ -83,6 +91,7 @@ __all__ = [
     "ATTACK_CURVES",
     "ATTACK_FLAGS",
     "ATTACK_METRICS",
+    "CLEAN_DETECTIONS",
     "CLEAN_LOGITS",
     "CONTROL_METRIC",
     "OUTSIDE",
@@ -97,6 +106,7 @@ __all__ = [
     "AuditError",
     "AuditResult",
     "Budgets",
+    "Candidates",
     "Capability",
     "Check",
     "Comparison",
@@ -105,6 +115,8 @@ __all__ = [
     "Context",
     "CoverSweep",
     "Curve",
+    "Detections",
+    "Detector",
     "Differentiable",
     "Estimate",
     "Evidence",
@@ -122,11 +134,14 @@ __all__ = [
     "Lesson",
     "MagnitudeHistogram",
     "Map",
+    "Mark",
+    "Matches",
     "Metric",
     "MetricChange",
     "Model",
     "Moments",
     "Norm",
+    "Objects",
     "Origin",
     "Panel",
     "Profile",
@@ -148,6 +163,7 @@ __all__ = [
     "Windows",
     "activation_quantiles",
     "activity",
+    "areas",
     "as_jpeg",
     "audit",
     "bounded_copy",
@@ -156,17 +172,24 @@ __all__ = [
     "budget_text",
     "calibrate_activations",
     "cascade",
+    "conformal_threshold",
     "cover_sweep",
     "difference_panel",
     "exact_mcnemar",
     "filling",
     "fit_rule",
+    "found_objects",
     "from_16bit",
     "gather_evidence",
     "heat_panel",
     "image_panel",
     "load_result",
+    "mark",
+    "marks_of",
+    "match_objects",
+    "objects_of",
     "open_dataset",
+    "overlaps",
     "overlay_panel",
     "peeled_dissent",
     "pixel_map",
@@ -217,6 +240,7 @@ _HOMES = {
         "Learner",
         "Lesson",
         "Map",
+        "Mark",
         "Metric",
         "Panel",
         "Profile",
@@ -249,17 +273,24 @@ _HOMES = {
         "gather_evidence",
         "peeled_dissent",
     ),
+    "detection.conformal": ("conformal_threshold",),
     "errors": ("AuditError", "ExecutionError", "ExitCode", "UsageError"),
     "exhibits": ("difference_panel", "heat_panel", "image_panel", "overlay_panel"),
     "models.base": ("Capability", "Differentiable", "Model"),
     "models.operations": ("watch_operations",),
     "models.taps": ("ActivationSite", "tap_activations"),
+    "objects.boxes": ("areas", "overlaps"),
+    "objects.detections": ("Candidates", "Detections"),
+    "objects.detector": ("Detector",),
+    "objects.judging": ("CLEAN_DETECTIONS", "found_objects", "match_objects", "objects_of"),
+    "objects.marks": ("mark", "marks_of"),
     "origin": ("Origin",),
+    "precision": ("Matches",),
     "queries": ("Expectation", "Goal", "Queries"),
     "result": ("Result", "Verdict"),
     "rows": ("take_rows",),
     "saliency_map": ("saliency",),
-    "samples": ("Samples", "open_dataset"),
+    "samples": ("Objects", "Samples", "open_dataset"),
     "stats": ("Estimate", "exact_mcnemar", "proportion"),
     "stored": ("as_jpeg", "from_16bit"),
     "streams": ("Streams",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from auditkit.findings import (
     Share,
     curves,
     flags,
+    join_all_matches,
     join_columns,
     join_others,
     maps,
@@ -24,11 +26,14 @@ from auditkit.findings import (
     metrics,
     top_exhibits,
 )
+from auditkit.objects.detector import Detector
 from auditkit.plan import Planned
+from auditkit.precision import Matches
 from auditkit.result import (
     CheckRecord,
     ExhibitRecord,
     FlagRecord,
+    MarkRecord,
     ModelRecord,
     NoteRecord,
     PanelRecord,
@@ -40,7 +45,14 @@ from auditkit.result import (
 )
 from auditkit.stats import CONFIDENCE, proportion
 from auditkit.store import Store, Unit
-from auditkit.summaries import class_estimates, class_table, concluded, grid_tables, merge_tallies
+from auditkit.summaries import (
+    class_estimates,
+    class_table,
+    concluded,
+    grid_tables,
+    merge_tallies,
+    precision_table,
+)
 from auditkit.threat import ThreatModel
 from auditkit.workbench import Workbench
 
@@ -61,18 +73,19 @@ def assemble(
     notes: Sequence[NoteRecord],
     volatile: Mapping[str, Any],
     disclaimer: str | None,
-) -> tuple[Result, Arrays, Arrays]:
-    """Return the result (without gates), the per-sample table, and the arrays of the exhibits."""
+) -> tuple[Result, Arrays, Arrays, Arrays]:
+    """Return the result (without gates), the per-sample table, the arrays of the exhibits, and those of matches."""
     table: Arrays = {
         "id": np.array([name for shard in execution.shards for name in shard.ids]),
         "label": np.array([label for shard in execution.shards for label in shard.labels], dtype=np.int64),
         "digest": np.array([digest[:_DIGITS] for shard in execution.shards for digest in shard.digests]),
     }
     arrays: Arrays = {}
+    matched: Arrays = {}
     checks: list[CheckRecord] = []
     raised: list[FlagRecord] = []
     for planned in plan:
-        record, raised_here = _check(bench, planned, execution, store, table, arrays)
+        record, raised_here = _check(bench, planned, execution, store, table, arrays, matched)
         checks.append(record)
         raised += raised_here
     checks += [_broken(*entry) for entry in broken]
@@ -88,11 +101,17 @@ def assemble(
         disclaimer=disclaimer,
         volatile=dict(volatile),
     )
-    return result, table, arrays
+    return result, table, arrays, matched
 
 
 def _check(
-    bench: Workbench, planned: Planned, execution: Execution, store: Store, table: Arrays, arrays: Arrays
+    bench: Workbench,
+    planned: Planned,
+    execution: Execution,
+    store: Store,
+    table: Arrays,
+    arrays: Arrays,
+    matched: Arrays,
 ) -> tuple[CheckRecord, tuple[FlagRecord, ...]]:
     spec = planned.check.spec
     lacking = why_skipped(bench, planned)
@@ -122,15 +141,17 @@ def _check(
     try:
         columns = join_columns([unit.findings.columns for unit in units])
         others = join_others([unit.findings.others for unit in units])
+        matches = _joined_matches(units)
         tables, profiles = _conclusion(planned, units)
     except ExecutionError as error:
         return record.model_copy(update={"status": "failed", "reason": str(error)}), ()
     # Whoever stops to look may stop too early: then an interval must hold at every look.
     share: Share = anytime_share if bench.recipe.settings.until_decided else proportion
-    estimates, titles = metrics(spec, columns, others, share)
+    estimates, titles = metrics(spec, columns, others, share, matches)
     judged = _judged(bench, planned, execution)
     classes = class_estimates(spec, columns, table["label"][judged], bench.class_names, others, share)
-    by_class = class_table(spec, classes)
+    by_class = class_table(spec, classes) or precision_table(spec, matches, int(judged.sum()), bench.class_names)
+    matched |= _flat(planned.key, matches)
     table |= {f"{planned.key}/{name}": _spread(column, judged) for name, column in columns.items()}
     if not judged.all():
         table[f"{planned.key}/held_out"] = judged
@@ -159,6 +180,20 @@ def _check(
         }
     )
     return record, flags(spec, planned.key, estimates, classes.estimates)
+
+
+def _joined_matches(units: Sequence[Unit]) -> dict[str, Matches]:
+    rows = [len(next(iter(unit.findings.columns.values()), ())) for unit in units]
+    return join_all_matches([unit.findings.matches for unit in units], rows)
+
+
+def _flat(key: str, matches: Mapping[str, Matches]) -> Arrays:
+    """Return the arrays of a check's matches, each called `CHECK/NAME/FIELD`."""
+    return {
+        f"{key}/{name}/{field.name}": getattr(each, field.name)
+        for name, each in matches.items()
+        for field in fields(Matches)
+    }
 
 
 def _conclusion(planned: Planned, units: Sequence[Unit]) -> tuple[tuple[TableRecord, ...], tuple[ProfileRecord, ...]]:
@@ -197,7 +232,8 @@ def _exhibit(key: str, at: int, exhibit: Exhibit, arrays: Arrays) -> ExhibitReco
     for which, panel in enumerate(exhibit.panels):
         name = f"{key}/{at}/{which}"
         arrays[name] = panel.array
-        panels.append(PanelRecord(title=panel.title, kind=panel.kind, array=name))
+        marks = tuple(MarkRecord(**asdict(mark)) for mark in panel.marks)
+        panels.append(PanelRecord(title=panel.title, kind=panel.kind, array=name, marks=marks))
     return ExhibitRecord(sample=exhibit.sample, caption=exhibit.caption, score=exhibit.score, panels=tuple(panels))
 
 
@@ -222,6 +258,7 @@ def _model(bench: Workbench) -> ModelRecord:
         name=info.name,
         format=info.format,
         digest=info.digest,
+        task="detection" if isinstance(model, Detector) else "classification",
         classes=info.classes,
         input="x".join("any" if size is None else str(size) for size in info.input_shape),
         provider=info.provider,

@@ -11,7 +11,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ from auditkit.engine import execute
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
 from auditkit.export import check_export_folder, export_samples
 from auditkit.gate import exit_code, judge
+from auditkit.noticed import noticed
 from auditkit.plan import Planned, plan_checks
-from auditkit.preflight import preflight
 from auditkit.progress import Progress, Silent
+from auditkit.registry import CHECKS, DETECTOR_CHECKS
 from auditkit.report import junit_xml, markdown_summary, write_html
 from auditkit.requirements import Gate, parse_requirement
 from auditkit.result import SCHEMA, Result, Verdict
@@ -54,6 +55,8 @@ class AuditResult:
     """One row a sample: `id`, `label`, and `check/column`."""
     arrays: Arrays
     """The pictures of the exhibits."""
+    matches: Arrays = field(default_factory=dict)
+    """Of a detector: how its detections fared, `CHECK/NAME/FIELD`, see `Matches`."""
 
     @property
     def measured(self) -> Measured:
@@ -141,7 +144,8 @@ def run_audit(
         ExecutionError: as `audit`.
     """
     settings = recipe.settings
-    plan, broken = plan_checks(settings.checks, settings.options, settings.preset)
+    group = CHECKS if settings.boxes is None else DETECTOR_CHECKS
+    plan, broken = plan_checks(settings.checks, settings.options, settings.preset, group)
     gates = gates_of(settings, plan)
     base = load_result(settings.baseline).measured if settings.baseline is not None else None
     if settings.until_decided:
@@ -157,15 +161,7 @@ def run_audit(
         bench = set_up(recipe)
         # Only now, so that a request that cannot be met leaves no folder behind.
         stack.enter_context(_alone_in(folder))
-        first = bench.read(*bench.shards[0]).samples
-        notes = preflight(
-            bench.loaded,
-            bench.steps,
-            bench.model,
-            first,
-            class_names=bench.class_names,
-            label_offset=settings.label_offset,
-        )
+        notes = noticed(bench)
         store = Store(folder / "units")
         elsewhere = in_processes(settings.workers) if settings.workers else None
         enough = stop_when_decided(bench, plan, store, gates, base) if settings.until_decided else None
@@ -182,8 +178,9 @@ def run_audit(
         }
         if settings.until_decided:
             notes = (*notes, stopped_note(sum(len(s.ids) for s in execution.shards), len(bench.dataset)))
-        result, table, arrays = assemble(bench, plan, broken, execution, store, notes, volatile, disclaimer)
-        audited = AuditResult(judge(result, gates, changes=compare_with(base, Measured(result, table))), table, arrays)
+        result, table, arrays, matches = assemble(bench, plan, broken, execution, store, notes, volatile, disclaimer)
+        judged = judge(result, gates, changes=compare_with(base, Measured(result, table)))
+        audited = AuditResult(judged, table, arrays, matches)
         if out is not None:
             save(audited, out)
         if export is not None:
@@ -265,6 +262,8 @@ def save(audited: AuditResult, folder: Path) -> None:
     """Write result, table, exhibits, report and summaries into `folder`, each file completely or not at all."""
     write_atomically(folder / "samples.npz", _npz(audited.table))
     write_atomically(folder / "exhibits.npz", _npz(audited.arrays))
+    if audited.matches:
+        write_atomically(folder / "matches.npz", _npz(audited.matches))
     # Before all that is made from it: should one of these fail, it can be made again.
     write_atomically(folder / "result.json", audited.result.to_json().encode())
     write_atomically(folder / "junit.xml", junit_xml(audited.result).encode())
@@ -288,7 +287,8 @@ def load_result(path: str | Path) -> AuditResult:
     file = file / "result.json" if file.is_dir() else file
     try:
         result = Result.model_validate_json(file.read_bytes())
-        table, arrays = (_read_npz(file.with_name(name)) for name in ("samples.npz", "exhibits.npz"))
+        names = ("samples.npz", "exhibits.npz", "matches.npz")
+        table, arrays, matches = (_read_npz(file.with_name(name)) for name in names)
     except FileNotFoundError as error:
         raise UsageError(f"no stored audit: {error.filename} is missing") from None
     except ValidationError as error:
@@ -299,7 +299,7 @@ def load_result(path: str | Path) -> AuditResult:
         raise UsageError(f"{file} is not a readable result of auditkit ({error})") from None
     if result.schema_version != SCHEMA:
         raise UsageError(f"{file} has schema {result.schema_version}; this auditkit reads schema {SCHEMA}")
-    return AuditResult(result, table, arrays)
+    return AuditResult(result, table, arrays, matches)
 
 
 def _read_npz(path: Path) -> Arrays:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from auditkit.context import Context
-    from auditkit.models.base import Capability, Model
+    from auditkit.models.base import Capability
+    from auditkit.precision import Matches
     from auditkit.samples import Samples
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Learner",
     "Lesson",
     "Map",
+    "Mark",
     "Metric",
     "Panel",
     "Profile",
@@ -50,22 +52,31 @@ class Metric:
     above one of the second, `tpr` the share of the first beyond the threshold that the share `at` of the second lies
     beyond, and `fpr` the share of the second beyond the threshold that the share `at` of the first lies beyond. NaN
     counts in neither group; either name may be one of `Findings.others`.
+
+    Kinds for detectors of objects: `ratio` is the sum of `column` over that of `against`, both counts of objects an
+    image. `precision` is the average precision of `Findings.matches[column]` at the overlap `at` (mean over ten
+    overlaps where it is None) or, with `against`, what is lost of that of `Findings.matches[against]`.
     """
 
     name: str
     column: str
     title: str
-    kind: Literal["proportion", "mean", "median", "auroc", "tpr", "fpr"] = "proportion"
+    kind: Literal["proportion", "mean", "median", "auroc", "tpr", "fpr", "ratio", "precision"] = "proportion"
     among: str | None = None
     """A boolean column: only its samples count (the denominator). None: all samples. Not for two groups."""
     against: str | None = None
-    """The group to compare with, for the kinds that tell two groups apart."""
+    """The group to compare with, for the kinds that tell two groups apart; the counts to divide by, for `ratio`; the
+    matches before, for a loss of `precision`."""
     at: float | None = None
-    """The false alarms allowed (`tpr`), or the share that must be noticed (`fpr`)."""
+    """The false alarms allowed (`tpr`), or the share that must be noticed (`fpr`), or the overlap (`precision`)."""
 
     def __post_init__(self) -> None:
         """Refuse a comparison without its second group, and the like: a slip of the author of a check."""
         two_groups = self.kind in ("auroc", "tpr", "fpr")
+        if self.kind in ("ratio", "precision"):
+            if self.among is not None or (self.kind == "ratio" and self.against is None):
+                raise ValueError(f"metric {self.name}: a ratio has against, and neither it nor a precision has among")
+            return
         if two_groups != (self.against is not None) or (two_groups and self.among is not None):
             wanted = "names two groups, and no among" if two_groups else "has one group, and no against"
             raise ValueError(f"metric {self.name}: a metric of kind {self.kind} {wanted}")
@@ -94,6 +105,8 @@ class Curve:
     """Title of a figure that it shares with the other curves of the check that name it. None: it has its own."""
     line: str = ""
     """What its line is called in a shared figure."""
+    unattacked: str = "clean_accuracy"
+    """The metric that a curve over budgets has at zero, where there is one of that name."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +189,22 @@ class Spec:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A box drawn on a picture: its edges as shares of the picture's width and height, and what stands beside it.
+
+    tone `object`: what somebody annotated. `found`: what a detector reports rightly. `wrong`: what it reports, and is
+    not there. `lost`: what it no longer reports. `patch`: what was put there.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    text: str
+    tone: Literal["object", "found", "wrong", "lost", "patch"]
+
+
+@dataclass(frozen=True)
 class Panel:
     """One picture of an exhibit.
 
@@ -187,6 +216,7 @@ class Panel:
     title: str
     kind: Literal["image", "difference", "heat", "overlay"]
     array: npt.NDArray[Any]
+    marks: tuple[Mark, ...] = ()
 
 
 OUTSIDE = "ood: "
@@ -269,14 +299,19 @@ class Findings:
     """(M,) numbers about other images than these samples, such as those of `--ood`: the same in every shard."""
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     """What only all samples together show; see `Summarising`."""
+    matches: Mapping[str, Matches] = field(default_factory=dict)
+    """How detections fared against the annotated objects, under names that metrics of kind `precision` use."""
 
 
 class Check(Protocol):
-    """A check: one frozen dataclass whose fields are its options, one `spec`, one method."""
+    """A check: one frozen dataclass whose fields are its options, one `spec`, one method.
+
+    What it is given as `model` is a `Model`, or a `Detector` where it is announced as a check of detectors.
+    """
 
     spec: ClassVar[Spec]
 
-    def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
+    def run(self, model: Any, samples: Samples, ctx: Context) -> Findings:
         """Look at `samples` (images in [0, 1]) and return one row of findings a sample."""
         ...
 
@@ -284,7 +319,7 @@ class Check(Protocol):
 class Learner(Check, Protocol):
     """A check that learns from some images first; its scope says from which, and which `run` sees."""
 
-    def learn(self, model: Model, samples: Samples, ctx: Context) -> Lesson:
+    def learn(self, model: Any, samples: Samples, ctx: Context) -> Lesson:
         """Return what the images `samples` teach; `run` finds it in `ctx.lesson`.
 
         With the scope `outside` it is called for one shard of the second data set after the other: `ctx.lesson` then

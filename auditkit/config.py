@@ -45,6 +45,9 @@ def _requirements(value: object) -> object:
     return (value,) if isinstance(value, str | Mapping) else value
 
 
+_OF_DETECTORS = ("decode", "box_units", "overlap", "score")
+_OF_CLASSIFIERS = ("labels", "masks", "outputs", "ood")
+
 Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size)]
 Numbers = Annotated[str, BeforeValidator(_text)]
 
@@ -75,10 +78,19 @@ class Settings(BaseModel):
     layout: Literal["nchw", "nhwc"] = "nchw"
     outputs: Literal["logits", "probabilities", "labels"] = "logits"
     classes: Annotated[int, Field(ge=1)] | None = None
-    """How many there are at least; for a network that returns labels, which does not tell."""
+    """How many there are at least; for a network that returns labels, or boxes with labels, which do not tell."""
 
     labels: Path | None = None
     masks: Path | None = None
+    boxes: Path | None = None
+    """Where the objects are: a COCO file. The model is a detector then."""
+    decode: Any = None
+    """What makes boxes of a detector's own outputs: a text such as `path.py:decode`, or a function."""
+    box_units: Literal["auto", "shares", "pixels"] = "auto"
+    overlap: Annotated[float, Field(gt=0, le=1)] | Literal["auto", "none"] = "auto"
+    """By how much boxes of one class may overlap before they count as one object."""
+    score: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """How sure a detector must be of what counts as found."""
     ood: Any = None
     """The second data set, of images unlike the data: a text or path, or what `audit` takes as data."""
     resize: Size | None = None
@@ -112,9 +124,23 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"{where} = {first['input']!r}: {message[0].lower()}{message[1:]}") from None
-    if settings.classes is not None and settings.outputs != "labels":
+    if settings.classes is not None and settings.outputs != "labels" and settings.boxes is None:
         raise UsageError("classes goes with outputs = labels; other networks tell by the number of their outputs")
+    _check_detection(settings)
     return settings
+
+
+def _check_detection(settings: Settings) -> None:
+    """Refuse settings that belong to the other kind of models."""
+    if settings.boxes is None:
+        fields = Settings.model_fields
+        for name in _OF_DETECTORS:
+            if getattr(settings, name) != fields[name].default:
+                raise UsageError(f"{name} is for detectors of objects: say with boxes where the objects are")
+        return
+    for name in _OF_CLASSIFIERS:
+        if getattr(settings, name) != Settings.model_fields[name].default:
+            raise UsageError(f"{name} is for classifiers, and boxes make this an audit of a detector")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -133,14 +159,14 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in values:
         if name not in known:
             raise UsageError(f"{path}: there is no setting {name!r}{did_you_mean(name, known)}")
-    for name in ("model", "data", "ood", "baseline", "out"):
+    for name in ("model", "data", "ood", "decode", "baseline", "out"):
         if not isinstance(values.get(name, ""), str):
             raise UsageError(f"{path}: {name} = {values[name]!r}: wanted a text")
     options = values.get("options", {})
     if not isinstance(options, dict) or not all(isinstance(of_check, dict) for of_check in options.values()):
         raise UsageError(f'{path}: options = {options!r}: wanted a table a check, such as [options."noise.pgd"]')
     folder = path.parent
-    for name in ("model", "data", "ood", "weights", "labels", "masks", "baseline", "out"):
+    for name in ("model", "data", "ood", "weights", "labels", "masks", "boxes", "decode", "baseline", "out"):
         if isinstance(values.get(name), str):
             values[name] = _from_folder(folder, values[name])
     return values

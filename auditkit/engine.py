@@ -18,6 +18,7 @@ from auditkit.check import Findings, Finished, Lesson
 from auditkit.errors import AuditError
 from auditkit.models.base import Capability, Model
 from auditkit.models.loaded import digest_files
+from auditkit.objects.detector import Detector
 from auditkit.plan import Planned
 from auditkit.progress import Progress
 from auditkit.samples import Read, Samples, Skipped, fingerprint
@@ -84,7 +85,7 @@ Enough = Callable[[Execution], bool]
 """Whether what is done after a shard is all that is needed."""
 
 
-def missing_capability(planned: Planned, model: Model) -> str | None:
+def missing_capability(planned: Planned, model: Model | Detector) -> str | None:
     """Return why a check cannot run on this model, None where it can."""
     missing = planned.check.spec.needs - model.capabilities
     if Capability.GRADIENTS in missing:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from auditkit.check import Exhibit, Panel
+from auditkit.check import Exhibit, Mark, Panel
 from auditkit.context import Context
 from auditkit.models.base import Model
 from auditkit.saliency_map import saliency
@@ -21,10 +21,10 @@ EXHIBITS = 8
 """How many samples a check's gallery holds."""
 
 
-def image_panel(title: str, image: Tensor) -> Panel:
-    """Return a panel of an image (C, H, W) in [0, 1]."""
+def image_panel(title: str, image: Tensor, marks: tuple[Mark, ...] = ()) -> Panel:
+    """Return a panel of an image (C, H, W) in [0, 1], with boxes drawn on it."""
     pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Panel(title, "image", _channels_last(pixels))
+    return Panel(title, "image", _channels_last(pixels), marks)
 
 
 def heat_panel(title: str, heat: Tensor) -> Panel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,16 @@ import numpy.typing as npt
 from auditkit.budgets import parse_budget
 from auditkit.check import Curve, Exhibit, Findings, Metric, Panel, Spec
 from auditkit.errors import ExecutionError
+from auditkit.precision import Matches, average_precision, check_matches, join_matches, precision_drop
 from auditkit.result import ColumnRecord, CurveRecord, FlagRecord, PointRecord
 from auditkit.separation import auroc, fpr_at_tpr, roc, tpr_at_fpr
-from auditkit.stats import Estimate, mean, median, proportion
+from auditkit.stats import Estimate, mean, median, proportion, ratio
 
 __all__ = [
     "check_columns",
     "curves",
     "flags",
+    "join_all_matches",
     "join_columns",
     "join_others",
     "maps",
@@ -29,10 +31,13 @@ __all__ = [
     "top_exhibits",
 ]
 
+Found = TypeVar("Found")
 Columns = Mapping[str, npt.NDArray[Any]]
+AllMatches = Mapping[str, Matches]
 Share = Callable[[int, int], Estimate]
 """How a share is estimated from the images that count and all images."""
 _NOTHING: Columns = MappingProxyType({})
+_NO_MATCHES: AllMatches = MappingProxyType({})
 
 # A curve over a column has this many points between the smallest and the largest value, and x to so many digits.
 _CURVE_POINTS = 24
@@ -61,7 +66,16 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
         if column.dtype.kind not in "biuf":
             raise ExecutionError(f"{spec.id} returned column {name} of type {column.dtype}; wanted bool, int or float")
     _check_beyond_samples(spec, findings)
+    for name, matches in findings.matches.items():
+        if (problem := check_matches(matches, n)) is not None:
+            raise ExecutionError(f"{spec.id} returned matches {name} that are none: {problem}")
     for metric in spec.metrics:
+        if metric.kind == "precision":
+            _check_precision(spec, metric, findings.matches)
+            continue
+        if metric.kind == "ratio":
+            _check_ratio(spec, metric, findings.columns)
+            continue
         if metric.against is not None:
             _check_named(spec, f"metric {metric.name}", (metric.column, metric.against), findings)
             continue
@@ -81,6 +95,32 @@ def check_columns(spec: Spec, findings: Findings, n: int) -> None:
         if curve.column is not None and curve.among is not None:
             table = _table(curve.column, findings.columns, findings.others)
             _check_named(spec, what, [curve.among], Findings(table))
+
+
+def _check_precision(spec: Spec, metric: Metric, matches: AllMatches) -> None:
+    for name in filter(None, (metric.column, metric.against)):
+        if not any(known == name or known.startswith(f"{name}@") for known in matches):
+            raise ExecutionError(f"{spec.id} returned no matches {name}, which its metric {metric.name} needs")
+
+
+def _check_ratio(spec: Spec, metric: Metric, columns: Columns) -> None:
+    named = _columns_of(metric, columns)
+    if not named:
+        raise ExecutionError(f"{spec.id} returned no column {metric.column}, which its metric {metric.name} needs")
+    for suffix, part in named:
+        whole = _whole(metric, suffix, columns)
+        if whole is None:
+            raise ExecutionError(f"{spec.id} returned no column {metric.against}, which its metric {metric.name} needs")
+        if not (np.isfinite(part).all() and np.isfinite(whole).all() and (part >= 0).all() and (part <= whole).all()):
+            raise ExecutionError(
+                f"{spec.id} returned column {metric.column}{suffix} that is no part of {metric.against}: wanted "
+                "0 <= part <= whole for every image"
+            )
+
+
+def _whole(metric: Metric, suffix: str, columns: Columns) -> npt.NDArray[Any] | None:
+    assert metric.against is not None  # noqa: S101 (a ratio has it)
+    return columns.get(metric.against + suffix, columns.get(metric.against))
 
 
 def _check_beyond_samples(spec: Spec, findings: Findings) -> None:
@@ -136,7 +176,7 @@ def _table(name: str, columns: Columns, others: Columns) -> Columns:
     return others if name in others else columns
 
 
-def _columns_of(metric: Metric, columns: Columns) -> list[tuple[str, npt.NDArray[Any]]]:
+def _columns_of(metric: Metric, columns: Mapping[str, Found]) -> list[tuple[str, Found]]:
     """Return (suffix, column) for the plain column and for every one with a budget."""
     found = [("", columns[metric.column])] if metric.column in columns else []
     prefix = metric.column + "@"
@@ -178,8 +218,24 @@ def join_others(parts: Sequence[Columns]) -> Columns:
     return first
 
 
+def join_all_matches(parts: Sequence[AllMatches], rows: Sequence[int]) -> dict[str, Matches]:
+    """Return the matches of all shards, the i-th of `rows[i]` images, in order.
+
+    Raises:
+        ExecutionError: the shards do not have the same matches.
+    """
+    for part in parts:
+        if list(part) != list(parts[0]):
+            raise ExecutionError(f"the shards have different matches: {list(parts[0])} and {list(part)}")
+    return {name: join_matches([part[name] for part in parts], rows) for name in parts[0]}
+
+
 def metrics(
-    spec: Spec, columns: Columns, others: Columns = _NOTHING, share: Share = proportion
+    spec: Spec,
+    columns: Columns,
+    others: Columns = _NOTHING,
+    share: Share = proportion,
+    matches: AllMatches = _NO_MATCHES,
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
     """Return the estimates and their titles, by name; a metric that no sample counts for is left out.
 
@@ -187,7 +243,12 @@ def metrics(
     """
     estimates: dict[str, Estimate] = {}
     titles: dict[str, str] = {}
+    n = len(next(iter(columns.values()), ()))
     for metric in spec.metrics:
+        if metric.kind in ("precision", "ratio"):
+            for name, estimate in _of_objects(metric, columns, matches, n):
+                estimates[name], titles[name] = estimate, metric.title
+            continue
         if metric.against is not None:
             noticed, not_noticed = _group(metric.column, columns, others), _group(metric.against, columns, others)
             if noticed.size and not_noticed.size:
@@ -202,6 +263,24 @@ def metrics(
                 estimates[name] = _estimate(metric, counted, share)
                 titles[name] = metric.title
     return estimates, titles
+
+
+def _of_objects(metric: Metric, columns: Columns, matches: AllMatches, n: int) -> Iterator[tuple[str, Estimate]]:
+    """Yield the estimates of a metric about objects by name; none where there are no objects."""
+    if metric.kind == "ratio":
+        for name, suffix, part in _named(metric, columns):
+            whole = _whole(metric, suffix, columns)
+            if whole is not None and whole.sum() > 0:
+                yield name, ratio(part, whole)
+        return
+    for name, suffix, after in _named(metric, matches):
+        if metric.against is None:
+            estimate = average_precision(after, n, metric.at)
+        else:
+            before = matches.get(metric.against + suffix, matches.get(metric.against))
+            estimate = precision_drop(before, after, n, metric.at) if before is not None else None
+        if estimate is not None:
+            yield name, estimate
 
 
 def metric_columns(spec: Spec, columns: Columns, others: Columns = _NOTHING) -> dict[str, ColumnRecord]:
@@ -219,10 +298,10 @@ def metric_columns(spec: Spec, columns: Columns, others: Columns = _NOTHING) -> 
     return found
 
 
-def _named(metric: Metric, columns: Columns) -> Iterator[tuple[str, str, npt.NDArray[Any]]]:
-    """Yield the metric's name with the budget of each column, that budget, and the column."""
+def _named(metric: Metric, columns: Mapping[str, Found]) -> Iterator[tuple[str, str, Found]]:
+    """Yield the metric's name with the budget of each column (or matches), that budget, and the column."""
     found = _columns_of(metric, columns)
-    if all(suffix for suffix, _ in found):
+    if found and all(suffix for suffix, _ in found):
         largest, column = max(found, key=lambda item: parse_budget(item[0][1:]))
         yield metric.name, largest, column
     for suffix, column in found:
@@ -259,7 +338,7 @@ def curves(
 ) -> tuple[CurveRecord, ...]:
     """Return the curves that the spec asks for: over all budgets that were measured, over a column's values, or ROC.
 
-    At zero a curve over budgets has the clean accuracy.
+    At zero a curve over budgets has the metric of the images as they are.
     """
     return tuple(
         CurveRecord(
@@ -297,8 +376,8 @@ def _over_budgets(curve: Curve, estimates: Mapping[str, Estimate]) -> list[Point
         for name, estimate in estimates.items()
         if name.startswith(prefix)
     ]
-    if "clean_accuracy" in estimates:
-        points.append(PointRecord(x=0.0, label="0", estimate=estimates["clean_accuracy"]))
+    if curve.unattacked in estimates:
+        points.append(PointRecord(x=0.0, label="0", estimate=estimates[curve.unattacked]))
     return sorted(points, key=lambda point: point.x)
 
 

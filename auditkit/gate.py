@@ -124,8 +124,9 @@ def verdict_of(gate: Gate, estimate: Estimate) -> Verdict:
 
 def _sentence(gate: Gate, verdict: Verdict, estimate: Estimate) -> str:
     change = f"{gate.change} of " if gate.change is not None else ""
+    unit = "objects" if estimate.of_objects else "images"
     interval = (
-        f"{change}{estimate.value:.4g}, interval {estimate.low:.4g} to {estimate.high:.4g} on {estimate.n} images"
+        f"{change}{estimate.value:.4g}, interval {estimate.low:.4g} to {estimate.high:.4g} on {estimate.n} {unit}"
     )
     required = f"required {gate.bound} {gate.threshold_text}"
     match verdict:
@@ -136,7 +137,7 @@ def _sentence(gate: Gate, verdict: Verdict, estimate: Estimate) -> str:
         case _:
             needed = images_to_decide(estimate, gate.threshold, _SHARES.get(estimate.method))
             about = (
-                f"about {needed} images would settle it" if needed else "no practical number of images would settle it"
+                f"about {needed} {unit} would settle it" if needed else f"no practical number of {unit} would settle it"
             )
             return f"the interval straddles the threshold ({interval}; {required}); {about}"
 

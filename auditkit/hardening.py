@@ -215,7 +215,7 @@ def _answers(bench: Workbench, hardened: Model) -> npt.NDArray[np.int64]:
     for start, stop in bench.shards:
         samples = bench.read(start, stop).samples
         judged = samples.take(torch.from_numpy(bench.held_out(samples.ids)))
-        classes = [model.logits(judged.images).argmax(1) for model in (bench.model, hardened)]
+        classes = [model.logits(judged.images).argmax(1) for model in (bench.classifier, hardened)]
         parts.append(torch.stack([judged.labels, *classes]).cpu().numpy())
     answers = np.concatenate(parts, axis=1)
     if not answers.shape[1]:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from auditkit.budgets import budget_text
 from auditkit.check import Check
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
-from auditkit.registry import Entry, code_digest, entries, find, load_check
+from auditkit.registry import CHECKS, Entry, code_digest, entries, find, load_check
 
 __all__ = ["PRESETS", "Planned", "configure", "default_options", "option_names", "plan_checks"]
 
@@ -42,12 +42,12 @@ class _Wish:
 
 
 def plan_checks(
-    names: Sequence[str], options: Mapping[str, Mapping[str, Any]], preset: str
+    names: Sequence[str], options: Mapping[str, Mapping[str, Any]], preset: str, group: str = CHECKS
 ) -> tuple[tuple[Planned, ...], tuple[tuple[str, str, str], ...]]:
     """Return the configured checks, and (id, distribution, reason) of those that could not be loaded.
 
     `names` are ids, `id@variant` keys or patterns such as `noise.*`; none: those of the preset. `options` maps keys
-    (or ids, for all variants) to options.
+    (or ids, for all variants) to options. `group` is that of checks of classifiers, or of detectors.
 
     Raises:
         UsageError: a name, an option or a value is unknown or wrong.
@@ -57,7 +57,7 @@ def plan_checks(
         raise UsageError(f"the presets are {', '.join(PRESETS)}; got {preset!r}{did_you_mean(preset, PRESETS)}")
     planned: list[Planned] = []
     broken: list[tuple[str, str, str]] = []
-    for wish in _wishes(names):
+    for wish in _wishes(names, group):
         try:
             kind = load_check(wish.entry)
             _try_preset(kind, preset, wish.entry)
@@ -91,8 +91,8 @@ def _try_preset(kind: type[Any], preset: str, entry: Entry) -> None:
         raise ExecutionError(f"check {entry.id} of {entry.distribution} cannot be set up: {text}") from error
 
 
-def _wishes(names: Sequence[str]) -> list[_Wish]:
-    known = entries()
+def _wishes(names: Sequence[str], group: str) -> list[_Wish]:
+    known = entries(group)
     if not names:
         return [_Wish(name, find(name, known), required=False) for name in sorted({entry.id for entry in known})]
     wishes: dict[str, _Wish] = {}

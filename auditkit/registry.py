@@ -14,9 +14,11 @@ from typing import Any
 
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
 
-__all__ = ["CHECKS", "Entry", "code_digest", "entries", "find", "load_check"]
+__all__ = ["CHECKS", "DETECTOR_CHECKS", "Entry", "code_digest", "entries", "find", "load_check"]
 
 CHECKS = "auditkit.checks"
+DETECTOR_CHECKS = "auditkit.detector_checks"
+"""Checks that are given a detector of objects; one may have the id of a check of classifiers."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def _named(distribution: Distribution | None) -> str:
 
 
 def find(check_id: str, known: Sequence[Entry] | None = None) -> Entry:
-    """Return the plugin with this id, among those that are installed or `known`.
+    """Return the plugin with this id, among the installed checks of classifiers, or those `known`.
 
     Raises:
         UsageError: there is none, or several distributions claim the id.

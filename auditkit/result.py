@@ -19,6 +19,7 @@ __all__ = [
     "ExhibitRecord",
     "FlagRecord",
     "GateRecord",
+    "MarkRecord",
     "ModelRecord",
     "NoteRecord",
     "PanelRecord",
@@ -58,6 +59,9 @@ class ModelRecord(_Record):
     name: str
     format: str = Field(description="torchscript, torch.export, torch, onnx ...")
     digest: str = Field(description="sha256 of the model's file or files, or of its weights")
+    task: Literal["classification", "detection"] = Field(
+        default="classification", description="what it does: name the class of an image, or find objects in it"
+    )
     classes: int
     input: str = Field(description="what the network takes, in words")
     provider: str = Field(description="what computed the verdicts: torch or an onnxruntime execution provider")
@@ -100,6 +104,17 @@ class CurveRecord(_Record):
     line: str = Field(default="", description="what the line is called there")
 
 
+class MarkRecord(_Record):
+    """A box drawn on a picture, its edges as shares of the picture's width and height."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    text: str
+    tone: Literal["object", "found", "wrong", "lost", "patch"]
+
+
 class PanelRecord(_Record):
     """One picture of an exhibit; `array` is its key in `exhibits.npz`.
 
@@ -111,6 +126,7 @@ class PanelRecord(_Record):
     title: str
     kind: Literal["image", "difference", "heat", "overlay"]
     array: str
+    marks: tuple[MarkRecord, ...] = ()
 
 
 class TableRecord(_Record):

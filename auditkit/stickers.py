@@ -73,5 +73,5 @@ def fit_stickers(recipe: Recipe, out: Path, options: Mapping[str, Any]) -> Fitte
         learned = next(bench.lessons(planned.check.spec.scope))
         rule = StickerRule.of(bench.learn(planned, learned, {}))
         channels, height, width = (int(size) for size in learned.images.shape[1:])
-        write_atomically(out, detector_file(bench.model, rule, (channels, height, width)))
+        write_atomically(out, detector_file(bench.classifier, rule, (channels, height, width)))
     return FittedStickers(out, rule, len(bench.dataset) - len(learned))

@@ -10,15 +10,16 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from auditkit.check import Exhibit, Findings, Lesson, Panel, Tally
+from auditkit.check import Exhibit, Findings, Lesson, Mark, Panel, Tally
 from auditkit.errors import ExecutionError
+from auditkit.precision import Matches
 
 __all__ = ["Store", "Unit", "unit_digest", "write_atomically"]
 
@@ -126,6 +127,11 @@ def _encode(unit: Unit) -> bytes:
             arrays[name] = passes
     arrays |= {f"other/{name}": values for name, values in findings.others.items()}
     arrays |= {f"tally/{name}": tally.array for name, tally in findings.tallies.items()}
+    arrays |= {
+        f"match/{name}/{field.name}": getattr(matches, field.name)
+        for name, matches in findings.matches.items()
+        for field in fields(Matches)
+    }
     for at, exhibit in enumerate(findings.exhibits):
         for which, panel in enumerate(exhibit.panels):
             arrays[f"panel/{at}/{which}"] = panel.array
@@ -134,12 +140,16 @@ def _encode(unit: Unit) -> bytes:
         "columns": list(findings.columns),
         "others": list(findings.others),
         "tallies": {name: tally.combine for name, tally in findings.tallies.items()},
+        "matches": list(findings.matches),
         "exhibits": [
             {
                 "sample": exhibit.sample,
                 "caption": exhibit.caption,
                 "score": exhibit.score,
-                "panels": [{"title": panel.title, "kind": panel.kind} for panel in exhibit.panels],
+                "panels": [
+                    {"title": panel.title, "kind": panel.kind, "marks": [asdict(mark) for mark in panel.marks]}
+                    for panel in exhibit.panels
+                ],
             }
             for exhibit in findings.exhibits
         ],
@@ -159,7 +169,12 @@ def _decode(content: bytes) -> Unit:
                 item["caption"],
                 item["score"],
                 tuple(
-                    Panel(panel["title"], panel["kind"], arrays[f"panel/{at}/{which}"])
+                    Panel(
+                        panel["title"],
+                        panel["kind"],
+                        arrays[f"panel/{at}/{which}"],
+                        tuple(Mark(**mark) for mark in panel.get("marks", ())),
+                    )
                     for which, panel in enumerate(item["panels"])
                 ),
             )
@@ -173,5 +188,9 @@ def _decode(content: bytes) -> Unit:
             arrays.get("attacked"),
             {name: arrays[f"other/{name}"] for name in meta.get("others", ())},
             {name: Tally(arrays[f"tally/{name}"], combine) for name, combine in meta.get("tallies", {}).items()},
+            {
+                name: Matches(**{field.name: arrays[f"match/{name}/{field.name}"] for field in fields(Matches)})
+                for name in meta.get("matches", ())
+            },
         )
     return Unit(findings, meta["seconds"])

@@ -13,10 +13,19 @@ import numpy.typing as npt
 from auditkit.check import Conclusion, Spec, Tally
 from auditkit.errors import ExecutionError
 from auditkit.findings import Columns, Share, metrics
+from auditkit.precision import Matches, category_precision
 from auditkit.result import ProfileRecord, TableRecord
 from auditkit.stats import Estimate, proportion
 
-__all__ = ["ClassEstimates", "class_estimates", "class_table", "concluded", "grid_tables", "merge_tallies"]
+__all__ = [
+    "ClassEstimates",
+    "class_estimates",
+    "class_table",
+    "concluded",
+    "grid_tables",
+    "merge_tallies",
+    "precision_table",
+]
 
 _COMBINE = {"sum": np.add, "largest": np.maximum, "least": np.minimum}
 
@@ -111,6 +120,30 @@ def class_table(spec: Spec, classes: ClassEstimates) -> TableRecord | None:
         title="Class by class, the worst first",
         columns=("class", "images", *(classes.titles[name] for name in shown)),
         rows=tuple((name, classes.images[name], *(found.get(metric) for metric in shown)) for name, found in rows),
+    )
+
+
+def precision_table(
+    spec: Spec, matches: Mapping[str, Matches], n: int, names: Sequence[str] | None
+) -> TableRecord | None:
+    """Return the average precision of each class of objects in `n` images, the worst class first.
+
+    It shows the metrics of `spec.by_class` that are an average precision; None where there are none.
+    """
+    shown = [metric for metric in spec.metrics if metric.name in spec.by_class and metric.kind == "precision"]
+    found = [category_precision(matches[metric.column], n, metric.at) for metric in shown if metric.column in matches]
+    if not found:
+        return None
+    first = matches[shown[0].column]
+    objects = dict(zip(*(each.tolist() for each in np.unique(first.object_category, return_counts=True)), strict=True))
+    order = sorted(found[0], key=lambda category: (found[0][category].value, category))
+    return TableRecord(
+        title="Class by class, the worst first",
+        columns=("class", "objects", *(metric.title for metric in shown)),
+        rows=tuple(
+            (_class_name(category, names), objects[category], *(each.get(category) for each in found))
+            for category in order
+        ),
     )
 
 

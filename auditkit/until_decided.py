@@ -49,7 +49,7 @@ def stop_when_decided(
     def decided(execution: Execution) -> bool:
         if not any(shard.ids for shard in execution.shards):
             return False
-        result, table, _ = assemble(bench, gated, (), execution, store, (), {}, None)
+        result, table, *_ = assemble(bench, gated, (), execution, store, (), {}, None)
         changes = compare_with(base, Measured(result, table))
         judged = judge(result, gates, changes=changes)
         return all(_is_settled(result, *pair) for pair in zip(gates, judged.gates, strict=True))

@@ -18,8 +18,9 @@ from auditkit.artifacts import Shelf
 from auditkit.check import Findings, Finished, Learner, Lesson
 from auditkit.config import Settings
 from auditkit.context import Context
-from auditkit.errors import AuditError, ExecutionError
+from auditkit.errors import AuditError, ExecutionError, UsageError
 from auditkit.findings import check_columns
+from auditkit.imports import import_object
 from auditkit.models.base import Differentiable, Model
 from auditkit.models.loaded import Loaded
 from auditkit.models.open import choose_device, load_model
@@ -27,9 +28,10 @@ from auditkit.models.prepare import folded_copy, quick_copy, search_copy, watche
 from auditkit.models.preprocess import Preprocessing, parse_channels, parse_range
 from auditkit.models.torch_files import borrowed
 from auditkit.models.tryout import try_out
+from auditkit.objects.detector import Detector
+from auditkit.objects.tryout import Reading, search_detector, try_out_detector
 from auditkit.plan import Planned
-from auditkit.preflight import explain_failure
-from auditkit.preflight.labels import check_labels
+from auditkit.preflight import check_classes, check_labels, explain_failure
 from auditkit.samples import Dataset, Read, Samples, Shuffled, join_samples, open_dataset, open_images
 from auditkit.split import is_held_out
 from auditkit.store import Unit
@@ -41,6 +43,7 @@ _SMALLEST_BATCH = 8
 _CALIBRATION_IMAGES = 128
 
 Result = TypeVar("Result")
+Subject = Model | Detector
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Workbench:
     recipe: Recipe
     loaded: Loaded
     steps: Preprocessing
-    model: Model
+    model: Subject
     search: Differentiable | None
     dataset: Dataset
     class_names: tuple[str, ...] | None
@@ -67,6 +70,17 @@ class Workbench:
     """The second data set, of images unlike these."""
     _shelf: Shelf | None = None
     _calibration: Shelf | None = None
+
+    @property
+    def classifier(self) -> Model:
+        """The model, for work that only classifiers are fit for.
+
+        Raises:
+            UsageError: it is a detector of objects.
+        """
+        if isinstance(self.model, Detector):
+            raise UsageError(f"{self.model.info.name} finds objects (boxes are given); wanted a classifier of images")
+        return self.model
 
     @property
     def calibration(self) -> Shelf:
@@ -83,11 +97,12 @@ class Workbench:
     def read(self, start: int, stop: int) -> Read:
         """Read a shard, with labels as the model counts them."""
         read = self.dataset.read(start, stop)
-        samples = read.samples
         offset = self.recipe.settings.label_offset
-        if offset:
-            samples = Samples(samples.images, samples.labels + offset, samples.ids, samples.masks)
-        check_labels(samples, self.model, offset)
+        samples = read.samples.shifted(offset) if offset else read.samples
+        if isinstance(self.model, Detector):
+            check_classes(samples, self.model, offset)
+        else:
+            check_labels(samples, self.model, offset)
         return Read(samples.to(self.model.device), read.skipped)
 
     def lessons(self, scope: str) -> Iterator[Samples]:
@@ -177,7 +192,7 @@ class Workbench:
                 text = (str(error).strip().splitlines() or [""])[0]
                 raise ExecutionError(f"{type(error).__name__}: {text}") from error
 
-    def _context(self, planned: Planned, samples: Samples, batch: int, began: float) -> tuple[Model, Context]:
+    def _context(self, planned: Planned, samples: Samples, batch: int, began: float) -> tuple[Subject, Context]:
         model = self.model.in_batches_of(batch)
         context = Context(
             key=planned.key,
@@ -192,13 +207,13 @@ class Workbench:
         )
         return model, context
 
-    def _calibration_for(self, planned: Planned, model: Model) -> Shelf | None:
+    def _calibration_for(self, planned: Planned, model: Subject) -> Shelf | None:
         if planned.check.spec.scope != "outside":
             return None
         self.calibration.model = model
         return self.calibration
 
-    def _shelf_for(self, samples: Samples, model: Model) -> Shelf:
+    def _shelf_for(self, samples: Samples, model: Subject) -> Shelf:
         if self._shelf is None or self._shelf.samples is not samples:
             self._shelf = Shelf(model, samples)
         self._shelf.model = model
@@ -242,6 +257,7 @@ def set_up(recipe: Recipe) -> Workbench:
         recipe.data,
         labels_csv=settings.labels,
         masks=settings.masks,
+        boxes=settings.boxes,
         resize=settings.resize,
         grey={"auto": None, "rgb": False, "grey": True}[settings.colour],
         skip_bad=settings.skip_bad,
@@ -257,6 +273,10 @@ def set_up(recipe: Recipe) -> Workbench:
     outside = _open_outside(settings, first.images) if settings.ood is not None else None
     names = _shifted_names(dataset.class_names, settings.label_offset)
     known = max(settings.classes or 1, len(names or ()), int(first.labels.max()) + settings.label_offset + 1)
+    if settings.boxes is not None:
+        detector = try_out_detector(loaded, steps, first.images, device, settings.batch, known, _reading(settings))
+        search = search_detector(detector, first.images, settings.precision)
+        return Workbench(recipe, loaded, steps, detector, search, dataset, names)
     try:
         model = try_out(loaded, steps, first.images, device, settings.batch, known)
     except ExecutionError as error:
@@ -269,6 +289,19 @@ def set_up(recipe: Recipe) -> Workbench:
     model = replace(model, watched=watched_copy(model, folded, first.images))
     search = search_copy(model, folded, first.images, settings.precision)
     return Workbench(recipe, loaded, steps, model, search, dataset, names, outside)
+
+
+def _reading(settings: Settings) -> Reading:
+    """Return how a detector's answers are to be read.
+
+    Raises:
+        UsageError: what is to decode them is no function.
+    """
+    decode = import_object(settings.decode) if isinstance(settings.decode, str) else settings.decode
+    if decode is not None and not callable(decode):
+        raise UsageError(f"--decode {settings.decode} is a {type(decode).__name__}; wanted a function")
+    overlap = None if settings.overlap == "none" else settings.overlap
+    return Reading(decode, settings.box_units, overlap, settings.score)
 
 
 def _open_outside(settings: Settings, images: Tensor) -> Dataset:

@@ -84,7 +84,7 @@ def planned(kind, key=None, distribution="tests 1", **options):
 def executed(bench, plan, folder, elsewhere=None):
     store = Store(folder)
     execution = execute(bench, plan, store, Silent(), elsewhere)
-    result, table, _ = assemble(bench, plan, [], execution, store, [], {}, None)
+    result, table, *_ = assemble(bench, plan, [], execution, store, [], {}, None)
     return execution, result, table
 
 

@@ -17,11 +17,11 @@ PLUGINS = CORE.parent / "plugins" / "auditkit_plugins"
 # A module may import from lines above its own only (a package counts as one module here).
 LAYERS = (
     ("errors", "progress", "report_templates", "rows", "split", "starter", "stats", "stored", "streams"),
-    ("anytime", "budgets", "paired", "separation"),
+    ("anytime", "budgets", "paired", "precision", "separation"),
     ("requirements",),
     ("artifacts", "check", "config", "imports", "registry", "result", "threat"),
     ("baseline", "findings", "gate", "models", "plan", "samples", "scaffold", "store"),
-    ("comparison",),
+    ("comparison", "objects"),
     (
         "activations",
         "bounding",
@@ -36,7 +36,7 @@ LAYERS = (
         "summaries",
     ),
     ("detection", "drive", "exhibits", "workbench"),
-    ("campaign", "engine", "hardening", "stickers"),
+    ("campaign", "engine", "hardening", "noticed", "stickers"),
     ("attack_findings",),
     ("attack",),
     ("assemble", "export", "testing", "workers"),

@@ -28,28 +28,36 @@ def list_checks(as_json: bool) -> int:
     """List the installed checks; none is imported."""
     import json
 
-    from auditkit.registry import entries
+    from auditkit.registry import CHECKS, DETECTOR_CHECKS, entries
 
-    found = [{"id": entry.id, "distribution": entry.distribution, "value": entry.point.value} for entry in entries()]
+    found = [
+        {"id": entry.id, "for": kind, "distribution": entry.distribution, "value": entry.point.value}
+        for kind, group in (("classifiers", CHECKS), ("detectors", DETECTOR_CHECKS))
+        for entry in entries(group)
+    ]
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
         width = max((len(item["id"]) for item in found), default=0)
         for item in found:
-            click.echo(f"{item['id']:{width}}  {item['distribution']}")
+            click.echo(f"{item['id']:{width}}  {item['for']:{len('classifiers')}}  {item['distribution']}")
     return 0
 
 
 @checks.command("show")
 @click.argument("check_id")
-def show_check(check_id: str) -> int:
+@click.option("--detectors", is_flag=True, help="The check of this id that is for detectors of objects.")
+def show_check(check_id: str, detectors: bool) -> int:
     """Show what a check does, what it needs, its options and metrics."""
     import inspect
 
     from auditkit.plan import default_options
-    from auditkit.registry import find, load_check
+    from auditkit.registry import CHECKS, DETECTOR_CHECKS, entries, find, load_check
 
-    entry = find(check_id)
+    known = entries(DETECTOR_CHECKS if detectors else CHECKS)
+    if not detectors and check_id not in {entry.id for entry in known}:
+        known = (*known, *(entry for entry in entries(DETECTOR_CHECKS) if entry.id == check_id))
+    entry = find(check_id, known)
     kind = load_check(entry)
     spec = kind.spec
     needs = ", ".join(sorted(need.value for need in spec.needs)) or "nothing special"

@@ -14,6 +14,7 @@ __all__ = [
     "DEFAULT_CONFIG",
     "PATH",
     "command_line",
+    "detector_options",
     "gate_options",
     "model_options",
     "requirements",
@@ -59,6 +60,23 @@ def sample_options(command: Any) -> Any:
             click.option("--label-offset", type=int, help="Added to every label, for a background class and the like."),
             click.option("--skip-bad", is_flag=True, default=None, help="Count unreadable images instead of stopping."),
             click.option("--limit", type=int, help="Use this many images only."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def detector_options(command: Any) -> Any:
+    """Give a command the options for detectors of objects."""
+    for option in reversed(
+        (
+            click.option("--boxes", type=PATH, help="COCO .json with the objects in the images: MODEL is a detector."),
+            click.option("--decode", help="module:function or path.py:function that makes boxes of what it returns."),
+            click.option(
+                "--box-units", type=click.Choice(["auto", "shares", "pixels"]), help="Of the boxes that it returns."
+            ),
+            click.option("--overlap", help="Above which two boxes of a class are one object; or: none."),
+            click.option("--score", type=float, help="How sure it is of what counts as found. Default: 0.3."),
         )
     ):
         command = option(command)

@@ -11,6 +11,7 @@ from auditkit.cli.options import (
     DEFAULT_CONFIG,
     PATH,
     command_line,
+    detector_options,
     gate_options,
     model_options,
     requirements,
@@ -45,6 +46,7 @@ _DEMO_GATES = (
 @click.option("--config", type=PATH, help="Settings in TOML; default: ./auditkit.toml, if there.")
 @click.option("--out", type=PATH, help="Folder for results; a run that stopped goes on there. Default: audit.")
 @model_options
+@detector_options
 @sample_options
 @click.option("--export", type=PATH, help="Write hard and attacked images to this new folder, to train on.")
 @click.option("--seed", type=int, help="Fixes every random draw. Default: 0.")

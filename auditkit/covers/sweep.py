@@ -118,7 +118,7 @@ class CoverSweep:
     """Called before each batch: `ctx.check_time`, so that a long sweep ends at the time limit of who asked first."""
 
     @property
-    def artifact(self) -> Artifact:
+    def artifact(self) -> Artifact[Tensor]:
         """The recipe for the shelf."""
         return Artifact("covers.sweep", self)
 

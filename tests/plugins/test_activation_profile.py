@@ -363,7 +363,7 @@ def executed(folder, shard, **settings):
     bench = set_up(Recipe(network, (samples.images.numpy(), samples.labels.numpy()), chosen))
     store = Store(folder)
     execution = execute(bench, CHECKS, store, Silent())
-    result, table, _ = assemble(bench, CHECKS, [], execution, store, [], {}, None)
+    result, table, *_ = assemble(bench, CHECKS, [], execution, store, [], {}, None)
     return result.check("profile.activations").model_dump(exclude={"seconds"}), table
 
 

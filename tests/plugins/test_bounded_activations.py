@@ -294,7 +294,7 @@ def executed(folder, network, shard, **settings):
     bench = set_up(Recipe(network, (samples.images.numpy(), samples.labels.numpy()), chosen))
     store = Store(folder)
     execution = execute(bench, CHECKS, store, Silent())
-    result, table, _ = assemble(bench, CHECKS, [], execution, store, [], {}, None)
+    result, table, *_ = assemble(bench, CHECKS, [], execution, store, [], {}, None)
     return result.check("prevent.bounded").model_dump(exclude={"seconds"}), table
 
 

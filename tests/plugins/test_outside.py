@@ -255,7 +255,7 @@ def bench_for(folder, **settings):
 def executed(bench, folder, elsewhere=None, **options):
     store, plan = Store(folder), [configure(Outside, options, "profile.ood", "tests 1")]
     execution = execute(bench, plan, store, Silent(), elsewhere)
-    result, table, arrays = assemble(bench, plan, [], execution, store, [], {}, None)
+    result, table, arrays, _ = assemble(bench, plan, [], execution, store, [], {}, None)
     return result.model_copy(update={"checks": (result.checks[0].model_copy(update={"seconds": 0}),)}), table, arrays
 
 
