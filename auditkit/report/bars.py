@@ -38,7 +38,7 @@ def gate_bar(gate: GateRecord) -> str:
 
 
 def _scale(estimate: Estimate, threshold: float) -> tuple[float, float]:
-    if is_share(estimate):
+    if is_share(estimate) and estimate.low >= 0:
         return 0.0, 1.0
     low, high = min(estimate.low, threshold), max(estimate.high, threshold)
     margin = (high - low) * 0.15 or 1.0

@@ -6,15 +6,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from auditkit.report.tasks import task_words
 from auditkit.report.text import estimate_text, is_share
 from auditkit.result import CheckRecord, CurveRecord, PointRecord, Result
 
 __all__ = ["Chart", "Series", "charts_of", "overview_charts"]
 
-_SHARED = "share"
+_SHARED, _SHARED_PRECISION = "share", "average precision"
 _HITS = "hits"
 # Shares of images that are classified correctly: what guessing reaches of them is known.
 _ACCURACIES = frozenset({"accuracy", "robust_accuracy", "worst_case_accuracy"})
+# Each at the end of a name that says whose it is, such as `noise_ap50`.
+_PRECISIONS = ("ap50", "ap75", "ap")
+# Where the title of the metric has no room.
+_SHORT = {"ap50": "AP50", "ap75": "AP75"}
 _TOLD, _BANDS_OF_ROC = 12, 3
 
 
@@ -78,18 +83,23 @@ def charts_of(check: CheckRecord, result: Result) -> tuple[Chart, ...]:
 def _chart_of(curves: Sequence[CurveRecord], check: CheckRecord, result: Result) -> Chart:
     first = curves[0]
     if first.figure is None:
-        return _chart(curves, first.title, first.y_label, (_series(first, check, result),), result)
+        return _chart(curves, first.title, _y_label(first), (_series(first, check, result),), result)
     lines = tuple(Series(curve.line, number, _points(curve, check)) for number, curve in enumerate(curves))
-    return _chart(curves, first.figure, _SHARED, lines, result)
+    precisions = all(curve.metric.rpartition("_")[2] in _PRECISIONS for curve in curves)
+    return _chart(curves, first.figure, _SHARED_PRECISION if precisions else _SHARED, lines, result)
 
 
 def overview_charts(result: Result) -> tuple[Chart, ...]:
-    """Return the accuracy that most checks have a curve of: one chart a kind of budget, all checks in it."""
+    """Return the accuracy that most checks have a curve of: one chart a kind of budget, all checks in it.
+
+    Of a detector it is the average precision.
+    """
+    told = _ACCURACIES if result.model.task == "classification" else {task_words(result).kept}
     curves = [
         (check, curve)
         for check in result.checks
         for curve in check.curves
-        if curve.points and curve.metric in _ACCURACIES and not curve.roc
+        if curve.points and curve.metric in told and not curve.roc
     ]
     if not curves:
         return ()
@@ -101,13 +111,17 @@ def overview_charts(result: Result) -> tuple[Chart, ...]:
     return tuple(
         _chart(
             [curve for _, curve in group],
-            f"{group[0][1].y_label} over {label}",
-            group[0][1].y_label,
+            f"{_y_label(group[0][1])} over {label}",
+            _y_label(group[0][1]),
             tuple(_series(curve, check, result) for check, curve in group),
             result,
         )
         for label, group in by_budget.items()
     )
+
+
+def _y_label(curve: CurveRecord) -> str:
+    return _SHORT.get(curve.metric, curve.y_label)
 
 
 def _series(curve: CurveRecord, check: CheckRecord, result: Result) -> Series:
@@ -121,7 +135,7 @@ def _chart(
     estimates = [point.estimate for line in series for point in line.points]
     within = all(estimate.low >= 0 and estimate.high <= 1 for estimate in estimates)
     roc = within and all(curve.roc for curve in curves)
-    share = roc or (within if curves[0].figure is not None else all(map(is_share, estimates)))
+    share = roc or (within and (curves[0].figure is not None or all(map(is_share, estimates))))
     guessable = share and not roc and curves[0].metric in _ACCURACIES and result.model.classes > 0
     return Chart(
         title=title,

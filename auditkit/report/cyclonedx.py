@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from auditkit.report.facts import file_digest, json_text, started, tool_version
+from auditkit.report.tasks import task_words
 from auditkit.report.text import gate_name, split_metric, verdict_sentence
 from auditkit.result import Result
 from auditkit.stats import Estimate
@@ -15,7 +16,6 @@ from auditkit.stats import Estimate
 __all__ = ["cyclonedx_bom"]
 
 _SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
-_UPPER_BOUND = "Robust accuracy is an upper bound: a stronger attack can only lower it."
 _SAMPLING = "Intervals cover sampling error only."
 
 
@@ -50,7 +50,7 @@ def _model(result: Result) -> dict[str, Any]:
         **({"hashes": [{"alg": "SHA-256", "content": digest}]} if digest is not None else {}),
         "modelCard": {
             "modelParameters": {
-                "task": "image-classification",
+                "task": task_words(result).hub_task,
                 "datasets": [_samples(result)],
                 "inputs": [{"format": result.model.input}],
             },
@@ -91,7 +91,7 @@ def _metric(name: str, part: str, estimate: Estimate) -> dict[str, Any]:
 def _limitations(result: Result) -> Iterator[str]:
     if result.disclaimer:
         yield result.disclaimer
-    yield from (_UPPER_BOUND, _SAMPLING)
+    yield from (f"{task_words(result).bound}.", _SAMPLING)
     for flag in result.flags:
         yield f"{flag.check} raised {flag.id}: {flag.text}"
     for check in result.checks:

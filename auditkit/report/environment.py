@@ -18,13 +18,20 @@ from markupsafe import Markup
 from auditkit.errors import UsageError, did_you_mean
 from auditkit.report import text
 from auditkit.report.fields import field_rows, field_text
+from auditkit.report.gallery import shown_tones
 from auditkit.report.page import anchor
 from auditkit.report.terms import TERMS
+from auditkit.report.tones import TONES, tone_swatch
 
 __all__ = ["blamed", "environment_of", "style_of_page"]
 
 _TEMPLATES = "auditkit.report_templates"
 _PREFIX = "auditkit"
+# The swatches are markup of the package's own.
+_TONES = {
+    name: {"swatch": Markup(tone_swatch(name)), "word": tone.word, "meaning": tone.meaning}  # noqa: S704
+    for name, tone in TONES.items()
+}
 _STYLE, _ADDED_STYLE = "report.css", "custom.css"
 
 
@@ -162,16 +169,18 @@ def _text_of(file: Path) -> str:
 def _furnished(environment: jinja2.Environment) -> jinja2.Environment:
     environment.filters |= {
         "anchor": anchor,
+        "counted": text.counted,
         "estimate": text.estimate_text,
         "field": field_text,
         "fields": field_rows,
         "interval": text.interval_text,
         "metric_title": text.metric_title,
         "required": text.requirement_text,
+        "shown_tones": shown_tones,
         "tied": _tied,
         "value": text.value_text,
     }
-    environment.globals |= {"plural": text.plural, "terms": TERMS}
+    environment.globals |= {"plural": text.plural, "terms": TERMS, "tones": _TONES}
     return environment
 
 

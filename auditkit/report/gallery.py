@@ -13,10 +13,12 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from auditkit.report.heat import HeatScale
+from auditkit.report.marks import GALLERY_PEN, Pen
 from auditkit.report.pictures import Drawn, Picture, draw_exhibit
-from auditkit.result import CheckRecord, ExhibitRecord
+from auditkit.report.tones import TONES, counted_tones, tones_among
+from auditkit.result import CheckRecord, ExhibitRecord, PanelRecord
 
-__all__ = ["Gallery", "HungExhibit", "HungPanel", "Layout", "hang", "hang_one"]
+__all__ = ["Gallery", "HungExhibit", "HungPanel", "Layout", "hang", "hang_one", "shown_tones"]
 
 Layout = Literal["single", "folder"]
 Bar = Literal["heat", "overlay"]
@@ -35,6 +37,9 @@ class HungPanel:
     alt: str
     width: int
     height: int
+    marked: bool
+    tones: tuple[str, ...]
+    """Those of the boxes on it."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,19 @@ def hang(
 
 
 def hang_one(
-    exhibit: ExhibitRecord, arrays: Mapping[str, npt.NDArray[Any]], layout: Layout
+    exhibit: ExhibitRecord, arrays: Mapping[str, npt.NDArray[Any]], layout: Layout, pen: Pen = GALLERY_PEN
 ) -> tuple[HungExhibit, dict[str, bytes]]:
     """Return one row of pictures, and the files that it needs (none in the single layout)."""
-    drawn = draw_exhibit(exhibit, arrays)
+    drawn = draw_exhibit(exhibit, arrays, pen)
     sources = [_source(picture, layout) for picture in drawn.pictures]
     pairs = zip(sources, drawn.pictures, strict=True) if layout == "folder" else ()
     return _row(exhibit, drawn, sources), {source: picture.png for source, picture in pairs if source and picture}
+
+
+def shown_tones(rows: Sequence[HungExhibit]) -> tuple[str, ...]:
+    """Return the tones of all boxes on the pictures of these rows, in the order of legends."""
+    found = {tone for row in rows for panel in row.panels for tone in panel.tones}
+    return tuple(name for name in TONES if name in found)
 
 
 def _source(picture: Picture | None, layout: Layout) -> str | None:
@@ -115,15 +126,22 @@ def _row(exhibit: ExhibitRecord, drawn: Drawn, sources: Sequence[str | None]) ->
             title=panel.title,
             scale=picture.scale if picture is not None else "",
             source=source,
-            alt=f"{panel.title}, {exhibit.sample}: {exhibit.caption}",
+            alt=f"{panel.title}, {exhibit.sample}: {exhibit.caption}{_boxes(panel, picture)}",
             width=picture.width if picture is not None else 0,
             height=picture.height if picture is not None else 0,
+            marked=picture is not None and picture.marked,
+            tones=tones_among(panel.marks) if picture is not None and picture.marked else (),
         )
         for panel, picture, source in zip(exhibit.panels, drawn.pictures, sources, strict=True)
     )
     shown = {panel.kind for panel, source in zip(exhibit.panels, sources, strict=True) if source is not None}
     bars = tuple(kind for kind in _MAPS if kind in shown and drawn.heat.top)
     return HungExhibit(exhibit.sample, exhibit.caption, panels, drawn.heat, bars)
+
+
+def _boxes(panel: PanelRecord, picture: Picture | None) -> str:
+    """Return what follows the caption in the alternative text: the boxes that are seen, in words."""
+    return f"; {counted_tones(panel.marks)}" if picture is not None and picture.marked else ""
 
 
 def _size(row: HungExhibit) -> int:

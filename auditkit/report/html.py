@@ -15,6 +15,7 @@ from markupsafe import Markup
 from auditkit.report.colour_bars import colour_bars
 from auditkit.report.environment import blamed, environment_of, style_of_page
 from auditkit.report.gallery import Gallery, HungExhibit, Layout, hang, hang_one
+from auditkit.report.marks import FIRST_SCREEN_PEN
 from auditkit.report.page import PageView, build_page
 from auditkit.report.telling import Telling, telling_exhibit
 from auditkit.result import Result
@@ -77,7 +78,7 @@ class _Rendering:
         telling = telling_exhibit(self.result, self.arrays)
         if telling is None:
             return None, {}
-        hung, files = hang_one(telling.exhibit, self.arrays, self.layout)
+        hung, files = hang_one(telling.exhibit, self.arrays, self.layout, FIRST_SCREEN_PEN)
         return (telling, hung), files
 
     def _render(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from auditkit.report.tasks import task_words
 from auditkit.report.text import (
     VERDICT_WORDS,
     clean,
+    counted,
     error_rates,
     estimate_text,
     metric_title,
@@ -59,8 +61,7 @@ def _subject(result: Result) -> str:
     return (
         f"{as_code(model.name)} ({as_prose(model.format)}, sha256 {as_code(model.digest[:12])}) on "
         f"{plural(samples.n, 'image')}{early} of {as_code(samples.source)}, seed {as_code(str(seed))}. "
-        "Intervals cover sampling error only; robust accuracy is an upper bound: "
-        "a stronger attack can only lower it."
+        f"Intervals cover sampling error only. {task_words(result).bound}."
     )
 
 
@@ -83,7 +84,8 @@ def _requirement(result: Result, gate: GateRecord) -> tuple[str, str, str]:
 def _worst(result: Result) -> Iterator[str]:
     cases = worst_cases(result)
     if cases:
-        yield from ("#### Under attack", "", "| Budget | Lowest robust accuracy | By | Images |", "|---|---|---|---|")
+        yield from ("#### Under attack", "")
+        yield from (f"| Budget | Lowest {task_words(result).kept_words} | By | Images |", "|---|---|---|---|")
         for case in cases:
             found = as_prose(estimate_text(case.estimate))
             yield table_row(as_prose(case.words), found, as_code(case.check), str(case.estimate.n))
@@ -103,7 +105,7 @@ def _checks(checks: Sequence[CheckRecord]) -> Iterator[str]:
         for check in done:
             for metric, estimate in check.metrics.items():
                 title = f"{as_prose(metric_title(check, metric))} {as_code(metric)}"
-                yield table_row(as_code(check.key), title, as_prose(estimate_text(estimate)), str(estimate.n))
+                yield table_row(as_code(check.key), title, as_prose(estimate_text(estimate)), counted(estimate))
 
 
 def _untested(checks: Sequence[CheckRecord]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from auditkit.report.tasks import task_words
 from auditkit.report.text import clean, metric_title
 from auditkit.result import CheckRecord, Result
 
@@ -20,11 +21,12 @@ _TO_ESCAPE = re.compile("[\x7f-\uffff]")
 
 def model_index(result: Result) -> str:
     """Return the metrics as YAML, to be put between the `---` of a model card; an attack's options stand in `args`."""
+    task = task_words(result)
     entry = {
         "name": result.model.name,
         "results": [
             {
-                "task": {"type": "image-classification", "name": "Image Classification"},
+                "task": {"type": task.hub_task, "name": task.hub_name},
                 "dataset": {
                     "type": _last_part(result.samples.source),
                     "name": _last_part(result.samples.source),
@@ -54,7 +56,7 @@ def _metrics(check: CheckRecord) -> Iterator[dict[str, Any]]:
                 **({"budget": budget} if budget else {}),
                 "low": estimate.low,
                 "high": estimate.high,
-                "images": estimate.n,
+                ("objects" if estimate.of_objects else "images"): estimate.n,
                 **({"attack": _options(check)} if check.threat_model is not None else {}),
             },
         }

@@ -19,6 +19,7 @@ from auditkit.report.profile_figure import axis_names, draw_profile
 from auditkit.report.profiles import Row, profile_rows, profile_takeaway
 from auditkit.report.reason import verdict_reason
 from auditkit.report.tables import SHOWN_ROWS, TableView, table_view
+from auditkit.report.tasks import TaskWords, task_words
 from auditkit.report.text import (
     VERDICT_WORDS,
     Headline,
@@ -40,6 +41,8 @@ __all__ = ["CheckView", "FigureView", "GateView", "PageView", "ProfileView", "an
 _VOLATILE_DATE, _VOLATILE_VERSIONS = "date", "versions"
 # The check that ranks images by how easily they fall has a section of its own.
 _HARD = "samples.hard"
+# The metric whose estimate rests on all annotated objects.
+_OF_ALL_OBJECTS = "found_rate"
 # Of a table and of all long tables together, in a single file, so that it can be mailed and has room for pictures.
 _MOST_ROWS, _MOST_ROWS_TOGETHER = 300, 600
 _MOST_POINTS = 21
@@ -123,6 +126,7 @@ class PageView:
     """Everything that the templates read."""
 
     result: Result
+    task: TaskWords
     headline: Headline
     reason: str | None
     words: tuple[str, ...]
@@ -138,6 +142,12 @@ class PageView:
     def hard(self) -> tuple[CheckView, ...]:
         """The checks that rank images by how easily they fall, and show those that do."""
         return tuple(check for check in self.done if check.record.id == _HARD and check.record.exhibits)
+
+    @property
+    def objects(self) -> int | None:
+        """How many annotated objects the images hold, None where no check counted them."""
+        counts = (check.record.metrics.get(_OF_ALL_OBJECTS) for check in self.done)
+        return next((count.n for count in counts if count is not None), None)
 
     @property
     def error_rates(self) -> str:
@@ -172,6 +182,7 @@ def build_page(result: Result, layout: Layout) -> PageView:
     most_rows = _most_rows(result) if layout == "single" else None
     return PageView(
         result=result,
+        task=task_words(result),
         headline=headline(result),
         reason=verdict_reason(result),
         words=plain_words(result),
@@ -219,7 +230,7 @@ def _check(result: Result, check: CheckRecord, most_rows: int | None, prefix: st
         verdict=verdict,
         word=word,
         gates=gates,
-        key_metric=_key_metric(check, gates),
+        key_metric=_key_metric(check, gates, task_words(result).key_metrics),
         figures=tuple(
             _figure(chart, f"{prefix}-{number}", bands=True, most_points=None if most_rows is None else _MOST_POINTS)
             for number, chart in enumerate(charts)
@@ -232,9 +243,10 @@ def _check(result: Result, check: CheckRecord, most_rows: int | None, prefix: st
     )
 
 
-def _key_metric(check: CheckRecord, gates: tuple[GateRecord, ...]) -> str | None:
+def _key_metric(check: CheckRecord, gates: tuple[GateRecord, ...], usual: tuple[str, ...]) -> str | None:
     gated = (split_metric(gate.metric)[1] for gate in gates)
-    return next((name for name in (*gated, "robust_accuracy", *check.metrics) if name in check.metrics), None)
+    first = (name for name in check.metrics if name in usual)
+    return next((name for name in (*gated, *first, *check.metrics) if name in check.metrics), None)
 
 
 def _figure(chart: Chart, prefix: str, *, bands: bool, most_points: int | None = None) -> FigureView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from auditkit.report.heat import HeatScale, heat_colours, heat_scale, lay_over
+from auditkit.report.marks import GALLERY_PEN, Pen, draw_marks
 from auditkit.result import ExhibitRecord, PanelRecord
 
 __all__ = ["Drawn", "Picture", "draw_exhibit"]
@@ -31,6 +32,8 @@ class Picture:
     width: int
     height: int
     scale: str
+    marked: bool = False
+    """Whether boxes are drawn on it, or would be if there were any: those of its row share one size."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,34 @@ class Drawn:
     heat: HeatScale
 
 
-def draw_exhibit(exhibit: ExhibitRecord, arrays: Arrays) -> Drawn:
-    """Return the pictures of an exhibit; panels of a kind share one scale, as do all maps, laid over images or not."""
+def draw_exhibit(exhibit: ExhibitRecord, arrays: Arrays, pen: Pen = GALLERY_PEN) -> Drawn:
+    """Return the pictures of an exhibit; panels of a kind share one scale, as do all maps, laid over images or not.
+
+    Images with boxes on them, and those of the same shape beside them, are as large as `pen` says.
+    """
     factor = _difference_factor(_of_kind(exhibit, arrays, "difference"))
     laid_over = [array[:, :, -1] for array in _of_kind(exhibit, arrays, "overlay")]
     scale = heat_scale([*_of_kind(exhibit, arrays, "heat"), *laid_over])
-    pictures = tuple(
-        _draw_panel(panel, arrays[panel.array], factor, scale) if panel.array in arrays else None
-        for panel in exhibit.panels
-    )
-    return Drawn(pictures, scale)
+    marked = {arrays[p.array].shape for p in exhibit.panels if p.kind == "image" and p.marks and p.array in arrays}
+    pictures: list[Picture | None] = []
+    for panel in exhibit.panels:
+        array = arrays.get(panel.array)
+        if array is None:
+            pictures.append(None)
+        elif panel.kind == "image" and array.shape in marked:
+            pictures.append(_draw_marked(panel, array, pen))
+        else:
+            pictures.append(_draw_panel(panel, array, factor, scale))
+    return Drawn(tuple(pictures), scale)
 
 
 def _of_kind(exhibit: ExhibitRecord, arrays: Arrays, kind: str) -> list[Array]:
     return [arrays[p.array] for p in exhibit.panels if p.kind == kind and p.array in arrays]
+
+
+def _draw_marked(panel: PanelRecord, array: Array, pen: Pen) -> Picture:
+    image = draw_marks(_resized(_colour_image(array), pen.side), panel.marks, pen)
+    return replace(_encode(image, ""), marked=True)
 
 
 def _draw_panel(panel: PanelRecord, array: Array, factor: float, scale: HeatScale) -> Picture:
@@ -109,10 +126,9 @@ def _encode(image: Image.Image, scale: str) -> Picture:
     return Picture(buffer.getvalue(), image.width, image.height, scale)
 
 
-def _resized(image: Image.Image) -> Image.Image:
+def _resized(image: Image.Image, side: int = _LARGEST_SIDE) -> Image.Image:
     """Return the picture enlarged by a whole factor, pixel by pixel, or reduced to what a page has room for."""
-    width, height = _shown_size(*image.size)
-    return image.resize((width, height), _BOX if max(image.size) > _LARGEST_SIDE else _NEAREST)
+    return image.resize(_shown_size(*image.size, side), _BOX if max(image.size) > side else _NEAREST)
 
 
 def _resized_values(values: Array) -> Array:
@@ -124,9 +140,9 @@ def _resized_values(values: Array) -> Array:
     return np.asarray(reduced, dtype=np.float64)
 
 
-def _shown_size(width: int, height: int) -> tuple[int, int]:
-    side = max(width, height)
-    if side > _LARGEST_SIDE:
-        return max(1, round(width * _LARGEST_SIDE / side)), max(1, round(height * _LARGEST_SIDE / side))
-    factor = _LARGEST_SIDE // side
+def _shown_size(width: int, height: int, side: int = _LARGEST_SIDE) -> tuple[int, int]:
+    longer = max(width, height)
+    if longer > side:
+        return max(1, round(width * side / longer)), max(1, round(height * side / longer))
+    factor = side // longer
     return width * factor, height * factor

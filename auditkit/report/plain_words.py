@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from auditkit.report.phrases import KINDS, NOISE, PIXELS, STICKERS, noise_words, nothing_known, unknown
+from auditkit.report.plain_words_of_detectors import words_of_detector
 from auditkit.report.text import plural, value_text
 from auditkit.report.worst import Worst, worst_cases
 from auditkit.result import CheckRecord, Result
 
 __all__ = ["plain_words"]
-
-_NOISE, _PIXELS, _STICKERS = "noise", "changed pixels", "stickers"
-_NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
-_KINDS = {"linf": _NOISE, "l2": _NOISE, "l1": _NOISE, "l0": _PIXELS, "area": _STICKERS}
 
 
 def plain_words(result: Result) -> tuple[str, ...]:
@@ -22,7 +20,9 @@ def plain_words(result: Result) -> tuple[str, ...]:
     """
     done = [check for check in result.checks if check.status == "done"]
     if not done:
-        return (f"{result.model.name} was to be audited, but no check was run to its end: nothing is known about it.",)
+        return (nothing_known(result),)
+    if result.model.task == "detection":
+        return words_of_detector(result, done)
     kinds, told = _lowest_of_each_kind(result), _of_the_first_norm(result)
     sentences = (
         _ordinary(result, done),
@@ -57,16 +57,16 @@ def _by_size(cases: Sequence[Worst]) -> str:
 
 def _by_kind(told: Sequence[Worst], kinds: Sequence[Worst]) -> str:
     """Say what the kinds do that were not told yet, and which of all leaves least."""
-    others = [case for case in kinds if told and _KINDS[case.norm] != _KINDS[told[0].norm]]
+    others = [case for case in kinds if told and KINDS[case.norm] != KINDS[told[0].norm]]
     if not others:
         return ""
     first, *more = others
     each = ", ".join(
         [f"{_left(first)} stay right with {_change(first)}", *(f"{_left(case)} with {_change(case)}" for case in more)]
     )
-    worst, second = (_KINDS[case.norm] for case in kinds[:2])
+    worst, second = (KINDS[case.norm] for case in kinds[:2])
     if kinds[0].estimate.high < kinds[1].estimate.low:
-        outcome = f"within these budgets, {worst} {'does' if worst == _NOISE else 'do'} most harm"
+        outcome = f"within these budgets, {worst} {'does' if worst == NOISE else 'do'} most harm"
     else:
         outcome = f"whether {worst} or {second} harm more, so few images cannot tell"
     return f"{each}: {outcome}."
@@ -112,31 +112,14 @@ def _bounded(check: CheckRecord) -> str:
 
 def _unknown(result: Result, done: Sequence[CheckRecord], kinds: Sequence[Worst]) -> str:
     """Say what is in doubt, and what was not tested; something always was not."""
-    tried = {_KINDS[case.norm] for case in kinds}
-    missing = [f"attacks with {kind}" for kind in (_NOISE, _PIXELS, _STICKERS) if kind not in tried]
-    silent = len(result.checks) - len(done)
-    if silent:
-        missing.append(f"what {silent} of {plural(len(result.checks), 'check')} would have shown")
-    missing.append("attackers stronger than these")
-    if result.samples.outside is None:
-        missing.append("images unlike these")
-    return f"{_doubt(result)}Not tested: {', '.join(missing)}."
-
-
-def _doubt(result: Result) -> str:
-    """Return what stands before the list of what was not tested."""
-    remarks = len(result.flags) + sum(note.level == "warning" for note in result.notes)
-    if any(flag.doubts for flag in result.flags):
-        return "A check found reasons to doubt the attacks: the model may be weaker than these numbers say. "
-    if remarks:
-        return f"{plural(remarks, 'remark')} under “Read with care” limit{'s' if remarks == 1 else ''} all of this. "
-    return ""
+    tried = {KINDS[case.norm] for case in kinds}
+    return unknown(result, done, [f"attacks with {kind}" for kind in (NOISE, PIXELS, STICKERS) if kind not in tried])
 
 
 def _of_the_first_norm(result: Result) -> list[Worst]:
     """Return the cases of the norm that is the hardest to see, smallest budget first."""
     cases = worst_cases(result)
-    norm = next((norm for norm in _KINDS if any(case.norm == norm for case in cases)), None)
+    norm = next((norm for norm in KINDS if any(case.norm == norm for case in cases)), None)
     return [case for case in cases if case.norm == norm]
 
 
@@ -144,7 +127,7 @@ def _lowest_of_each_kind(result: Result) -> list[Worst]:
     """Return the case that leaves least of each kind of change, the worst kind first."""
     lowest: dict[str, Worst] = {}
     for case in worst_cases(result):
-        kind = _KINDS.get(case.norm)
+        kind = KINDS.get(case.norm)
         if kind is not None and (kind not in lowest or case.estimate.value < lowest[kind].estimate.value):
             lowest[kind] = case
     return sorted(lowest.values(), key=lambda case: case.estimate.value)
@@ -152,16 +135,13 @@ def _lowest_of_each_kind(result: Result) -> list[Worst]:
 
 def _change(case: Worst) -> str:
     """Return a change with its budget, for readers who know no norms."""
-    match _KINDS[case.norm]:
+    match KINDS[case.norm]:
         case "changed pixels":
             return f"{case.budget} changed pixel{'' if case.budget == '1' else 's'}"
         case "stickers":
             return f"stickers on {case.words}"
         case _:
-            part, _, whole = case.budget.partition("/")
-            if case.norm == "linf" and whole:
-                return f"noise of up to {part} of {whole} brightness levels"
-            return f"noise of size {case.budget} ({_NORMS[case.norm]})"
+            return noise_words(case.norm, case.budget)
 
 
 def _left(case: Worst) -> str:

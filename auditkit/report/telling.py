@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 
 from auditkit.report.reason import deciding_gate
+from auditkit.report.tasks import task_words
 from auditkit.report.text import split_metric
 from auditkit.report.worst import worst_cases
-from auditkit.result import CheckRecord, ExhibitRecord, Result, Verdict
+from auditkit.result import CheckRecord, ExhibitRecord, PanelRecord, Result, Verdict
 
 __all__ = ["Telling", "telling_exhibit"]
 
@@ -30,16 +31,23 @@ class Telling:
 def telling_exhibit(result: Result, arrays: Mapping[str, npt.NDArray[Any]]) -> Telling | None:
     """Return the most telling pair of images, None where no check has stored one.
 
-    A requirement that is not met speaks first, then the attack that left least of the accuracy, then any other. Of a
+    A requirement that is not met speaks first, then the attack that left least, then any other. Of a
     check the first exhibit is taken: checks sort theirs by how bad they are.
     """
     for check, why in _candidates(result):
         for exhibit in check.exhibits:
-            panels = [panel for panel in exhibit.panels if panel.kind == "image" and panel.array in arrays]
+            images = [panel for panel in exhibit.panels if panel.kind == "image" and panel.array in arrays]
+            panels = _alike(images, arrays)
             if len(panels) >= _SHOWN:
                 pair = exhibit.model_copy(update={"panels": tuple(panels[:_SHOWN])})
                 return Telling(check, pair, why)
     return None
+
+
+def _alike(images: Sequence[PanelRecord], arrays: Mapping[str, npt.NDArray[Any]]) -> list[PanelRecord]:
+    """Return all of them, or those of the shape of one with boxes: the picture of a patch alone tells no story."""
+    marked = {arrays[panel.array].shape for panel in images if panel.marks}
+    return [panel for panel in images if not marked or arrays[panel.array].shape in marked]
 
 
 def _candidates(result: Result) -> Iterator[tuple[CheckRecord, str]]:
@@ -50,6 +58,6 @@ def _candidates(result: Result) -> Iterator[tuple[CheckRecord, str]]:
     # Of equal values the smaller budget comes first, for it is the harder to excuse.
     for case in sorted(worst_cases(result), key=lambda case: case.estimate.value):
         if (check := result.check(case.check)) is not None:
-            yield check, "From the attack that left least of the accuracy"
+            yield check, f"From the attack that left least of the {task_words(result).quality}"
     for check in result.checks:
         yield check, "From the gallery of a check"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 __all__ = ["TERMS", "Term"]
 
@@ -15,6 +16,8 @@ class Term:
 
     word: str
     meaning: str
+    task: Literal["classification", "detection"] | None = None
+    """The task whose reports use it; None: all do."""
 
 
 TERMS: Mapping[str, Term] = MappingProxyType(
@@ -38,23 +41,41 @@ TERMS: Mapping[str, Term] = MappingProxyType(
             "make it narrower.",
         ),
         "clean-accuracy": Term(
-            "Clean accuracy", "The share of images that the model classifies correctly as they are."
+            "Clean accuracy", "The share of images that the model classifies correctly as they are.", "classification"
         ),
         "robust-accuracy": Term(
             "Robust accuracy",
             "The share of images classified correctly both as they are and under attack: an upper bound on true "
             "robustness.",
+            "classification",
         ),
         "success-rate": Term(
             "Attack success rate",
             "Among the images classified correctly at first, the share that the attack fooled.",
+            "classification",
+        ),
+        "average-precision": Term(
+            "Average precision, AP50",
+            "How well all objects are found, and nothing else: the area under precision over recall as the score that "
+            "counts falls, mean over the classes. AP50 asks for boxes that overlap the annotated ones by half.",
+            "detection",
+        ),
+        "overlap": Term(
+            "Overlap (IoU)",
+            "The area that two boxes share, over the area that they cover together: 1 for equal boxes, 0 for apart.",
+            "detection",
+        ),
+        "vanish-rate": Term(
+            "Vanish rate",
+            "Among the objects found at first, the share that is not found under attack: gone, or taken for another.",
+            "detection",
         ),
         "budget": Term(
             "Budget (eps)",
             "How much an attack may change: for L-inf, the largest change of any value; 8/255 is 8 of 255 grey levels.",
         ),
         "threat-model": Term("Threat model", "What the attacker knows, wants and may change."),
-        "chance": Term("Chance", "What guessing reaches: one image in as many as there are classes."),
+        "chance": Term("Chance", "What guessing reaches: one image in as many as there are classes.", "classification"),
         "difference": Term(
             "Difference \N{MULTIPLICATION SIGN} k",
             "Attacked minus clean, k times as strong, around mid-grey: grey is unchanged.",
@@ -86,7 +107,14 @@ TERMS: Mapping[str, Term] = MappingProxyType(
         "endurance": Term(
             "Endurance", "How much of the attackers' effort an image withstands, averaged over the attacks."
         ),
-        "pictures": Term("Pictures", "Small images are enlarged pixel by pixel, large ones reduced to 160 pixels."),
+        "boxes": Term(
+            "Boxes",
+            "What is annotated, and what a detector reports: a class and how sure it is. Found: an object of this "
+            "class lies there. Of many boxes the largest dozen have labels, as far as there is room.",
+        ),
+        "pictures": Term(
+            "Pictures", "Small images are enlarged pixel by pixel, large ones reduced to 160 pixels, with boxes to 320."
+        ),
         "digest": Term(
             "SHA-256, fingerprint",
             "A short number that stands for a file or a set of images: any change of them changes it.",

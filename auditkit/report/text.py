@@ -15,6 +15,7 @@ __all__ = [
     "VERDICT_WORDS",
     "Headline",
     "clean",
+    "counted",
     "date_text",
     "error_rates",
     "estimate_text",
@@ -53,6 +54,11 @@ _OUTCOMES = {
     Verdict.WARN: "PASS WITH WARNINGS",
     Verdict.WAIVED: "PASS WITH WAIVERS",
 }
+
+_OF_OBJECTS = "Korn-Graubard"
+# Resampled images, for average precision alone; too few of them to tell; objects that hang together by image.
+_ABOUT = ("bootstrap over images", "everything possible", _OF_OBJECTS)
+_SHARES = ("Clopper-Pearson", ANYTIME_SHARE, *_ABOUT)
 
 # What XML 1.0 cannot hold, and the controls that reorder the text around them.
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
@@ -161,8 +167,13 @@ def metric_title(check: CheckRecord | None, metric: str) -> str:
 
 
 def is_share(estimate: Estimate) -> bool:
-    """Return whether the estimate is a share of images, which reads best in per cent."""
-    return estimate.method.startswith("Clopper-Pearson") or estimate.method == ANYTIME_SHARE
+    """Return whether the estimate is a share, or an average precision or a loss of it: what reads best in per cent."""
+    return estimate.method.startswith(_SHARES)
+
+
+def counted(estimate: Estimate) -> str:
+    """Return how many images are behind the estimate, or how many objects."""
+    return plural(estimate.n, "object") if estimate.of_objects else str(estimate.n)
 
 
 def is_share_change(estimate: Estimate) -> bool:
@@ -243,9 +254,12 @@ def error_rates(result: Result) -> str:
     tail = 100 * (1 - float(result.settings.get("confidence", CONFIDENCE))) / 2
     whenever = ", although the audit could stop early" if result.settings.get("until_decided") else ""
     just = "just meets it" if n == 1 else f"just meets all {n}"
+    # Their intervals hold for many images, not at every number of them.
+    near = any(gate.estimate is not None and gate.estimate.method.startswith(_ABOUT) for gate in result.gates)
+    most = "at most about" if near else "at most"
     return (
-        f"A requirement that is not met passes by luck at most {tail:.3g} % of the time{whenever}, and so does the "
-        f"audit, which passes only if every requirement does. A model that {just} fails by bad luck at most "
+        f"A requirement that is not met passes by luck {most} {tail:.3g} % of the time{whenever}, and so does the "
+        f"audit, which passes only if every requirement does. A model that {just} fails by bad luck {most} "
         f"{min(n * tail, 100):.3g} % of the time."
     )
 

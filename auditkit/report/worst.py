@@ -1,4 +1,7 @@
-"""The headline of robustness: the lowest robust accuracy that any attack reached, budget by budget."""
+"""The headline of robustness: the least that any attack left, budget by budget.
+
+Of a classifier it is the robust accuracy, of a detector the average precision.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from auditkit.budgets import parse_budget
+from auditkit.report.tasks import task_words
 from auditkit.report.text import estimate_text
-from auditkit.result import Result
+from auditkit.result import CheckRecord, Result
 from auditkit.stats import Estimate
 
 __all__ = ["Worst", "worst_cases", "worst_sentence"]
 
-_METRIC = "robust_accuracy"
+_BOX = "box"
+# What patches cover a share of: the picture, or the box of every object.
+_PATCHES = {"patch.dpatch": "area", "patch.vanish": _BOX}
 
 
 @dataclass(frozen=True)
 class Worst:
-    """What is left of the accuracy at one budget, under the attack that leaves least."""
+    """What is left of the accuracy, or the average precision, at one budget, under the attack that leaves least."""
 
     norm: str
     budget: str
@@ -33,24 +39,33 @@ class Worst:
         size = _size(self.budget)
         if self.norm == "area" and math.isfinite(size):
             return f"{100 * size:.3g} % of the pixels"
+        if self.norm == _BOX and math.isfinite(size):
+            return f"{100 * size:.3g} % of each object's box"
         if self.norm == "l0":
             return f"{self.budget} pixel{'' if size == 1 else 's'}"
         return f"{self.norm} {self.budget}"
 
 
 def worst_cases(result: Result) -> list[Worst]:
-    """Return the lowest robust accuracy for each norm and budget that was attacked, smallest budget first."""
+    """Return the least that was left for each norm and budget that was attacked, smallest budget first."""
+    kept = task_words(result).kept
     found: dict[tuple[str, float, str], list[Worst]] = {}
     for check in result.checks:
         # Without a bound (`free`), budgets of two checks need not mean the same.
-        if check.norm is None or check.norm == "free":
+        norm = _norm_of(check)
+        if norm is None or norm == "free":
             continue
         for name, estimate in check.metrics.items():
             plain, at, budget = name.partition("@")
-            if at and plain == _METRIC:
-                entry = Worst(check.norm, budget, estimate, check.key, 0)
-                found.setdefault((check.norm, _size(budget), budget), []).append(entry)
+            if at and plain == kept:
+                entry = Worst(norm, budget, estimate, check.key, 0)
+                found.setdefault((norm, _size(budget), budget), []).append(entry)
     return [_lowest(entries) for _, entries in sorted(found.items(), key=lambda item: item[0])]
+
+
+def _norm_of(check: CheckRecord) -> str | None:
+    """Return how the budgets of a check are measured, None where it attacks nothing."""
+    return _PATCHES.get(check.id, check.norm)
 
 
 def _size(budget: str) -> float:
@@ -71,4 +86,4 @@ def worst_sentence(result: Result) -> str | None:
     if not cases:
         return None
     shown = "; ".join(f"{estimate_text(case.estimate)} at {case.words} by {case.check}" for case in cases)
-    return f"Robust accuracy, the lowest that any attack reached: {shown}"
+    return f"{task_words(result).kept_title}, the lowest that any attack reached: {shown}"
