@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from detector_audit import detector_audit
 from understanding import explained, profiled, separated
 from whole_audit import bounded, hard, noticed
 
@@ -242,6 +243,18 @@ def whole(result: Result, arrays: Arrays) -> Result:
 
 
 @pytest.fixture(scope="session")
+def detector_arrays() -> Arrays:
+    """Arrays of the exhibits of `detected`; filled by it."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def detected(detector_arrays: Arrays) -> Result:
+    """An audit of a detector: five checks, three gates, boxes of every tone."""
+    return detector_audit(detector_arrays)
+
+
+@pytest.fixture(scope="session")
 def pages(result: Result, arrays: Arrays) -> dict[str, Page]:
     """The report of `result` in each layout."""
     return {
@@ -252,6 +265,7 @@ def pages(result: Result, arrays: Arrays) -> dict[str, Page]:
 
 PAYLOAD = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=go()>\x08\u202e`|*[a](b)$x$"
 _FIXED = {"status", "verdict", "measured", "change", "bound", "level", "kind", "array", "method", "schema", "norm"}
+_FIXED |= {"task", "tone"}
 # Mappings whose keys come from plugins, model files and the user's settings.
 _CHOSEN_NAMES = {"metrics", "metric_titles", "options", "queries", "lines", "preprocessing", "settings", "volatile"}
 # Those that the page asks for by name.
@@ -297,6 +311,12 @@ def hostile_whole(whole: Result) -> Result:
         for check in poison.checks
     )
     return poison.model_copy(update={"checks": tuple(checks)})
+
+
+@pytest.fixture(scope="session")
+def hostile_detected(detected: Result) -> Result:
+    """The audit of a detector with a payload in every text, those of boxes among them."""
+    return poisoned(detected)
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,14 @@ def file_address(whole, arrays, tmp_path_factory):
         yield f"{root}/report.html"
 
 
+@pytest.fixture(scope="module")
+def detector_address(detected, detector_arrays, tmp_path_factory):
+    path = tmp_path_factory.mktemp("detector")
+    write_html(detected, detector_arrays, path)
+    with served(path, STRICT) as root:
+        yield f"{root}/index.html"
+
+
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
 @pytest.mark.parametrize("size", SIZES)
 def test_the_folder_is_whole_under_a_strict_policy(chromium, address, folder, size, scripts):
@@ -91,6 +99,15 @@ def test_the_first_screen_has_verdict_reason_and_worst_picture(chromium, address
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("size", SIZES)
 def test_axe_finds_no_barrier(chromium, address, size, scheme):
+    assert_no_barrier(chromium, address, size, scheme)
+
+
+@pytest.mark.parametrize(("size", "scheme"), [("laptop", "light"), ("phone", "dark")])
+def test_axe_finds_no_barrier_where_boxes_are_drawn(chromium, detector_address, size, scheme):
+    assert_no_barrier(chromium, detector_address, size, scheme)
+
+
+def assert_no_barrier(chromium, address, size, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="NO AXE: barriers are not looked for")
     with visit(chromium, address, size, scheme) as seen:
         seen.see(LOAD_PICTURES)
@@ -104,6 +121,28 @@ def test_axe_finds_no_barrier(chromium, address, size, scheme):
             (violation["id"], violation["nodes"][0]["html"][:200], len(violation["nodes"]))
             for violation in found.response["violations"]
         ] == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pictures_with_boxes_have_room_beside_each_other_and_never_more_than_the_page(chromium, detector_address, size):
+    with visit(chromium, detector_address, size, scripts=False) as seen:
+        assert all(seen.see(LOAD_PICTURES))
+        assert seen.see("document.documentElement.scrollWidth") <= SIZES[size][0]
+        assert seen.complaints == []
+        pair = (
+            "[...document.querySelectorAll('.panels .marked img')].slice(0, 2).map(one => one.getBoundingClientRect())"
+        )
+        first, second = seen.see(f"{pair}.map(box => [box.x, box.y, box.width, box.height])")
+        assert 300 < first[2] <= 320
+        assert first[2:] == second[2:] == [first[2], first[2]]
+        assert (first[1] == second[1]) == (size == "laptop")
+        box = seen.page.locator(".telling .legend li:last-child").bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= SIZES[size][1]
+        if size == "laptop":
+            row = seen.page.locator(".gates tbody tr:nth-child(2)").bounding_box()
+            assert row is not None
+            assert row["y"] + row["height"] <= SIZES[size][1]
 
 
 def test_a_word_shows_its_meaning_to_the_keyboard_and_leads_to_its_entry(chromium, address):
