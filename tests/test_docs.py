@@ -29,7 +29,7 @@ from auditkit.config import Settings
 from auditkit.demo import IMAGES
 from auditkit.demo.network import sign_net
 from auditkit.plan import PRESETS, default_options
-from auditkit.registry import find, load_check
+from auditkit.registry import CHECKS, DETECTOR_CHECKS, entries, find, load_check
 
 ROOT = Path(__file__).parents[1]
 # The tests also run beside an installed wheel, where there are no pages.
@@ -38,7 +38,10 @@ if not (ROOT / "docs").is_dir():
 
 BIN = Path(sys.executable).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
-CHECKS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["auditkit.checks"])
+POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+# Where the pages of each kind of checks lie.
+FOLDERS = {CHECKS: "checks", DETECTOR_CHECKS: "detector_checks"}
+DOCUMENTED = [(group, check_id) for group in FOLDERS for check_id in sorted(POINTS[group])]
 LANGUAGES = {"console", "sh", "python", "toml", "text"}
 TIME_LIMIT = 300
 DEMO = "auditkit demo"
@@ -328,24 +331,25 @@ def test_that_what_is_not_run_is_rare_and_says_why() -> None:
     assert len(left_out) < 8
 
 
-@pytest.mark.parametrize("check_id", CHECKS)
-def test_that_the_page_of_a_check_names_all_that_it_has(check_id: str) -> None:
-    kind = load_check(find(check_id))
-    page = (ROOT / "docs" / "checks" / f"{check_id}.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("group", "check_id"), DOCUMENTED)
+def test_that_the_page_of_a_check_names_all_that_it_has(group: str, check_id: str) -> None:
+    kind = load_check(find(check_id, entries(group)))
+    page = (ROOT / "docs" / FOLDERS[group] / f"{check_id}.md").read_text(encoding="utf-8")
     spec = kind.spec
-    assert page.startswith(f"# {check_id}\n\n*{spec.title}.*\n")
+    heading = check_id if group == CHECKS else f"{check_id} of detectors"
+    assert page.startswith(f"# {heading}\n\n*{spec.title}.*\n")
     wanted = [f"`{metric.name}`" for metric in spec.metrics]
     wanted += [f"`{rule.id}`" for rule in spec.flags]
     wanted += [reference.rpartition(" ")[2] for reference in spec.references]
     assert [name for name in wanted if name not in page] == []
     for overview in ("README.md", "docs/index.md"):
-        assert f"checks/{check_id}.md" in (ROOT / overview).read_text(encoding="utf-8")
+        assert f"{FOLDERS[group]}/{check_id}.md)" in (ROOT / overview).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("check_id", CHECKS)
-def test_that_the_table_of_options_holds_the_values_of_the_code(check_id: str) -> None:
-    kind = load_check(find(check_id))
-    rows = table_below((ROOT / "docs" / "checks" / f"{check_id}.md"), "Options")
+@pytest.mark.parametrize(("group", "check_id"), DOCUMENTED)
+def test_that_the_table_of_options_holds_the_values_of_the_code(group: str, check_id: str) -> None:
+    kind = load_check(find(check_id, entries(group)))
+    rows = table_below((ROOT / "docs" / FOLDERS[group] / f"{check_id}.md"), "Options")
     defaults = default_options(kind)
     documented = {row["option"].strip("`"): row for row in rows}
     assert documented.keys() == defaults.keys()
@@ -375,7 +379,8 @@ def table_below(page: Path, heading: str) -> list[dict[str, str]]:
 
 
 def test_that_no_page_describes_a_check_that_is_gone() -> None:
-    assert sorted(page.stem for page in (ROOT / "docs" / "checks").glob("*.md")) == CHECKS
+    for group, folder in FOLDERS.items():
+        assert sorted(page.stem for page in (ROOT / "docs" / folder).glob("*.md")) == sorted(POINTS[group])
 
 
 def cli_parts(command: click.Command, name: str) -> Iterator[tuple[str, str | None]]:

@@ -20,7 +20,7 @@ from click import Group
 import auditkit
 from auditkit.cli import cli
 from auditkit.config import Settings
-from auditkit.registry import find, load_check
+from auditkit.registry import CHECKS, DETECTOR_CHECKS, entries, find, load_check
 
 ROOT = Path(__file__).parents[1]
 GENERATOR = ROOT / "docs" / "generator"
@@ -30,7 +30,8 @@ if not GENERATOR.is_dir() or not (ROOT / "auditkit").is_dir():
 for needed in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
     pytest.importorskip(needed, reason=f"the docs site needs {needed}: see the extra docs")
 
-CHECKS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["auditkit.checks"])
+POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+BUILT_IN = [(group, check_id) for group in (CHECKS, DETECTOR_CHECKS) for check_id in sorted(POINTS[group])]
 # What a browser fetches by itself, and where it is named.
 LOADED = {
     "script": "src",
@@ -149,9 +150,9 @@ def test_that_every_page_of_the_docs_can_be_reached_from_the_navigation(site, pa
     assert wanted <= {file.relative_to(site) for file in pages}
 
 
-@pytest.mark.parametrize("check_id", CHECKS)
-def test_that_every_flag_of_a_check_has_a_page_that_says_what_it_means_and_what_to_do(site, check_id):
-    for rule in load_check(find(check_id)).spec.flags:
+@pytest.mark.parametrize(("group", "check_id"), BUILT_IN)
+def test_that_every_flag_of_a_check_has_a_page_that_says_what_it_means_and_what_to_do(site, group, check_id):
+    for rule in load_check(find(check_id, entries(group))).spec.flags:
         shown = text_of(site / "flags" / f"{rule.id}.html")
         for wanted in (as_shown(rule.text), as_shown(rule.remedy), check_id, f"{rule.metric} is above {rule.above:g}"):
             assert wanted in shown, f"{rule.id}: {wanted}"
@@ -220,9 +221,10 @@ def test_that_the_reference_holds_every_setting_and_says_what_it_does(site):
 
 def test_that_the_reference_of_checks_holds_every_option_metric_and_flag(site):
     shown = text_of(site / "reference" / "checks.html")
-    for check_id in CHECKS:
-        kind = load_check(find(check_id))
-        section = shown.partition(f"{check_id}¶")[2].partition("¶")[0]
+    for group, check_id in BUILT_IN:
+        kind = load_check(find(check_id, entries(group)))
+        heading = f"{check_id}¶" if group == CHECKS else f"{check_id} of detectors¶"
+        section = shown.partition(heading)[2].partition("¶")[0]
         names = {metric.name for metric in kind.spec.metrics} | {rule.id for rule in kind.spec.flags}
         assert {name for name in names if name not in section} == set(), check_id
         assert as_shown(kind.spec.title) in section

@@ -26,6 +26,7 @@ from auditkit import (
     image_panel,
 )
 from auditkit_plugins.distortions import DISTORTIONS, NEEDS_COLOUR, DistortionName
+from auditkit_plugins.listed import listed
 
 __all__ = ["Corruptions"]
 
@@ -33,22 +34,15 @@ _SEVERITIES = (1, 2, 3, 4, 5)
 _COLOURS = 3
 
 
-def _listed(value: object) -> object:
-    """Take `fog, snow` or a single number where a list is wanted."""
-    if isinstance(value, str):
-        return tuple(part for part in value.replace(",", " ").split() if part)
-    return (value,) if isinstance(value, int) else value
-
-
 _Names = Annotated[
     tuple[DistortionName, ...],
-    BeforeValidator(_listed),
+    BeforeValidator(listed),
     Field(min_length=1),
     AfterValidator(lambda names: tuple(dict.fromkeys(names))),
 ]
 _Severities = Annotated[
     tuple[Annotated[int, Field(ge=_SEVERITIES[0], le=_SEVERITIES[-1])], ...],
-    BeforeValidator(_listed),
+    BeforeValidator(listed),
     Field(min_length=1),
     AfterValidator(lambda severities: tuple(sorted(set(severities)))),
 ]

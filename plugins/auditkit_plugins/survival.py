@@ -26,6 +26,7 @@ from auditkit import (
 )
 from auditkit_plugins.attacked_images import FAMILIES, Pictures, attacked_images, family_of, mean_of_rows
 from auditkit_plugins.camera import DISTORTIONS, RANDOM, STRENGTHS, DistortionName
+from auditkit_plugins.listed import listed
 
 __all__ = ["Survival"]
 
@@ -34,16 +35,9 @@ _FIGURE = "What survives a camera, over the strength of its distortions"
 _SHOWN_OF_A_CHECK = 2
 
 
-def _listed(value: object) -> object:
-    """Take `1, 3` or a single number where a list is wanted."""
-    if isinstance(value, str):
-        return tuple(part for part in value.replace(",", " ").split() if part)
-    return (value,) if isinstance(value, int) else value
-
-
 _Strengths = Annotated[
     tuple[Annotated[int, Field(ge=STRENGTHS[0], le=STRENGTHS[-1])], ...],
-    BeforeValidator(_listed),
+    BeforeValidator(listed),
     Field(min_length=1),
     AfterValidator(lambda strengths: tuple(sorted(set(strengths)))),
 ]

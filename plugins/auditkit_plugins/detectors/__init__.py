@@ -1,0 +1,1 @@
+"""Checks of detectors of objects."""
