@@ -10,25 +10,33 @@ from typing import Any
 
 from auditkit import Metric, Spec
 from auditkit.plan import PRESETS, default_options
-from auditkit.registry import entries, load_check
+from auditkit.registry import CHECKS, DETECTOR_CHECKS, entries, load_check
 
 __all__ = ["built_in_checks", "cell", "checks_reference"]
 
-_PAGES = Path(__file__).parents[1] / "checks"
+_DOCS = Path(__file__).parents[1]
+_FOLDERS = {CHECKS: "checks", DETECTOR_CHECKS: "detector_checks"}
+"""Where the pages of each group of checks lie."""
 _SCOPES = {
     "sample": "looks at each image by itself",
     "dataset": "learns from about half of the images, and is judged on the others",
     "calibrated": "learns from a few of the images, and is judged on all",
     "outside": "learns from a second data set (`--ood`)",
 }
-_GROUPS = {"auroc": "area under the ROC curve", "tpr": "share noticed", "fpr": "share of false alarms"}
+_GROUPS = {
+    "auroc": "area under the ROC curve",
+    "tpr": "share noticed",
+    "fpr": "share of false alarms",
+    "ratio": "share of objects",
+    "precision": "average precision",
+}
 
 
 @functools.cache
-def built_in_checks() -> tuple[type[Any], ...]:
+def built_in_checks(group: str = CHECKS) -> tuple[type[Any], ...]:
     """Return the checks that have a page, by their ids; what else is installed here does not belong to the site."""
-    known = {entry.id: entry for entry in entries()}
-    return tuple(load_check(known[page.stem]) for page in sorted(_PAGES.glob("*.md")))
+    known = {entry.id: entry for entry in entries(group)}
+    return tuple(load_check(known[page.stem]) for page in sorted((_DOCS / _FOLDERS[group]).glob("*.md")))
 
 
 def cell(value: object) -> str:
@@ -44,18 +52,19 @@ def checks_reference() -> str:
         "# Checks\n\nMade from the code of the checks. Each has a page that explains it; "
         "`auditkit checks show CHECK_ID` prints the same on your machine, for checks of other packages, too.\n"
     )
-    return "\n".join([lead, *(_section(kind) for kind in built_in_checks())])
+    return "\n".join([lead, *(_section(kind, group) for group in _FOLDERS for kind in built_in_checks(group))])
 
 
-def _section(kind: type[Any]) -> str:
+def _section(kind: type[Any], group: str) -> str:
     spec: Spec = kind.spec
+    heading = spec.id if group == CHECKS else f"{spec.id} of detectors"
     needs = (
         ", ".join(f"`{need.value}`" for need in sorted(spec.needs, key=lambda need: need.value)) or "nothing special"
     )
     reads = ", ".join(f"`{pattern}`" for pattern in spec.reads)
     lines = [
-        f"## {spec.id}\n",
-        f"*{spec.title}.* [What it does, and how to read it](../checks/{spec.id}.md)\n",
+        f"## {heading}\n",
+        f"*{spec.title}.* [What it does, and how to read it](../{_FOLDERS[group]}/{spec.id}.md)\n",
         f"{inspect.getdoc(kind) or ''}\n",
         f"- needs of the model: {needs}",
         f"- {_SCOPES[spec.scope]}",

@@ -68,7 +68,7 @@ def _entries(entry: Any, uris: list[str]) -> Iterator[Any]:
     for uri in uris:
         if uri.startswith(entry):
             families.setdefault(uri.removeprefix(entry).partition(".")[0], []).append(uri)
-    grouped = entry in ("checks/", "flags/")
+    grouped = entry in ("checks/", "detector_checks/", "flags/")
     for family, members in families.items():
         if grouped:
             yield {family: members}
