@@ -20,6 +20,7 @@ from auditkit import (
     Spec,
     found_objects,
     image_panel,
+    mark,
     marks_of,
     match_objects,
     objects_of,
@@ -86,6 +87,11 @@ def _exhibits(detector: Detector, samples: Samples, seen: Sequence[torch.Tensor]
         own, lost = objects[row], ~seen[row] & ~objects[row].crowd
         marks = marks_of(found, row, own, detector.score, ctx.class_name, lost)
         caption = f"{missed[row]} of {int((~own.crowd).sum())} annotated objects are missed"
-        panel = image_panel("as the detector sees it", samples.images[row], marks)
-        exhibits.append(Exhibit(samples.ids[row], caption, float(missed[row]), (panel,)))
+        single = (~own.crowd).nonzero().flatten().tolist()
+        annotated = tuple(mark(own.boxes[at], ctx.class_name(int(own.classes[at])), "object") for at in single)
+        panels = (
+            image_panel("as annotated", samples.images[row], annotated),
+            image_panel("as the detector sees it", samples.images[row], marks),
+        )
+        exhibits.append(Exhibit(samples.ids[row], caption, float(missed[row]), panels))
     return tuple(exhibits)
