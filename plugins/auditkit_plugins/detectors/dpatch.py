@@ -128,8 +128,8 @@ class DPatch:
             "Sharif et al. 2016 (printability), https://doi.org/10.1145/2976749.2978392",
         ),
         presets={
-            "standard": {"area": "0.1", "steps": 100},
-            "full": {"area": "0.025, 0.05, 0.1", "steps": 400},
+            "standard": {"area": "0.1", "steps": 200},
+            "full": {"area": "0.025, 0.05, 0.1", "steps": 1000},
         },
     )
 
@@ -139,7 +139,7 @@ class DPatch:
     """In how many squares of equal size the patch comes, each at a place of its own."""
     target: Annotated[int, Field(ge=0)] | None = None
     """The class that the patch shall be taken for, and nothing else be seen; None: for as many as can be."""
-    steps: Annotated[int, Field(ge=1)] = 250
+    steps: Annotated[int, Field(ge=1)] = 500
     """Steps of the optimisation, each on one mini-batch under fresh places and light."""
     mini_batch: Annotated[int, Field(ge=1)] = 16
     draws: Annotated[int, Field(ge=1)] = 2
