@@ -109,6 +109,7 @@ def test_list_shows_it_and_imports_nothing(example):
     listed = {item["id"]: item for item in json.loads(ran.out)}
     assert listed["example.brightness"] == {
         "id": "example.brightness",
+        "for": "classifiers",
         "distribution": "auditkit-example 1.2.3",
         "value": "example_plugin:Brightness",
     }

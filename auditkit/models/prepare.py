@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
 from auditkit.models.base import Batching, Differentiable, Model
@@ -164,6 +163,9 @@ def folded_differentiable(exact: Differentiable, images: Tensor) -> Differentiab
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # Importing it warns, too: of torch's own use of what torch no longer wants used.
+            from torch.fx.experimental.optimization import fuse
+
             folded = copied(exact.network)
             folded.network = fuse(folded.network).requires_grad_(False)
         candidate = replace(exact, network=folded, description="float32, batch norm folded")

@@ -12,10 +12,10 @@ from auditkit import Metric, Spec
 from auditkit.plan import PRESETS, default_options
 from auditkit.registry import CHECKS, DETECTOR_CHECKS, entries, load_check
 
-__all__ = ["built_in_checks", "cell", "checks_reference"]
+__all__ = ["FOLDERS", "built_in_checks", "cell", "checks_reference"]
 
 _DOCS = Path(__file__).parents[1]
-_FOLDERS = {CHECKS: "checks", DETECTOR_CHECKS: "detector_checks"}
+FOLDERS = {CHECKS: "checks", DETECTOR_CHECKS: "detector_checks"}
 """Where the pages of each group of checks lie."""
 _SCOPES = {
     "sample": "looks at each image by itself",
@@ -36,7 +36,7 @@ _GROUPS = {
 def built_in_checks(group: str = CHECKS) -> tuple[type[Any], ...]:
     """Return the checks that have a page, by their ids; what else is installed here does not belong to the site."""
     known = {entry.id: entry for entry in entries(group)}
-    return tuple(load_check(known[page.stem]) for page in sorted((_DOCS / _FOLDERS[group]).glob("*.md")))
+    return tuple(load_check(known[page.stem]) for page in sorted((_DOCS / FOLDERS[group]).glob("*.md")))
 
 
 def cell(value: object) -> str:
@@ -52,7 +52,7 @@ def checks_reference() -> str:
         "# Checks\n\nMade from the code of the checks. Each has a page that explains it; "
         "`auditkit checks show CHECK_ID` prints the same on your machine, for checks of other packages, too.\n"
     )
-    return "\n".join([lead, *(_section(kind, group) for group in _FOLDERS for kind in built_in_checks(group))])
+    return "\n".join([lead, *(_section(kind, group) for group in FOLDERS for kind in built_in_checks(group))])
 
 
 def _section(kind: type[Any], group: str) -> str:
@@ -64,7 +64,7 @@ def _section(kind: type[Any], group: str) -> str:
     reads = ", ".join(f"`{pattern}`" for pattern in spec.reads)
     lines = [
         f"## {heading}\n",
-        f"*{spec.title}.* [What it does, and how to read it](../{_FOLDERS[group]}/{spec.id}.md)\n",
+        f"*{spec.title}.* [What it does, and how to read it](../{FOLDERS[group]}/{spec.id}.md)\n",
         f"{inspect.getdoc(kind) or ''}\n",
         f"- needs of the model: {needs}",
         f"- {_SCOPES[spec.scope]}",

@@ -6,15 +6,16 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from check_pages import built_in_checks
+from check_pages import FOLDERS, built_in_checks
 from repository import slug
 
 from auditkit import FlagRule, Spec
 from auditkit.models.preprocess import Preprocessing
 from auditkit.preflight.options import changed_aspects
 
-__all__ = ["check_flags", "flag_pages", "flags_overview", "preflight_notes", "written_sections"]
+__all__ = ["Raiser", "check_flags", "flag_pages", "flags_overview", "preflight_notes", "written_sections"]
 
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 _PREFLIGHT = "preflight."
@@ -23,12 +24,21 @@ _ANOTHER_WAY = Preprocessing(
 )
 
 
-def check_flags() -> dict[str, list[tuple[Spec, FlagRule]]]:
+class Raiser(NamedTuple):
+    """A check that raises a flag: its page below the docs, what it says about itself, and when it does."""
+
+    page: str
+    spec: Spec
+    rule: FlagRule
+
+
+def check_flags() -> dict[str, list[Raiser]]:
     """Return every flag that a built-in check can raise, with the checks and their rules."""
-    found: dict[str, list[tuple[Spec, FlagRule]]] = {}
-    for kind in built_in_checks():
-        for rule in kind.spec.flags:
-            found.setdefault(rule.id, []).append((kind.spec, rule))
+    found: dict[str, list[Raiser]] = {}
+    for group, folder in FOLDERS.items():
+        for kind in built_in_checks(group):
+            for rule in kind.spec.flags:
+                found.setdefault(rule.id, []).append(Raiser(f"{folder}/{kind.spec.id}.md", kind.spec, rule))
     return dict(sorted(found.items()))
 
 
@@ -54,7 +64,7 @@ def flags_overview(root: Path) -> str:
     """Return the page that lists all flags, in place of the one with all paragraphs."""
     first, _ = written_sections(root)
     lines = [first.strip(), "", "## Flags of checks", "", "| flag | what it means |", "|---|---|"]
-    lines += [f"| [`{name}`](flags/{name}.md) | {raisers[0][1].text} |" for name, raisers in check_flags().items()]
+    lines += [f"| [`{name}`](flags/{name}.md) | {raisers[0].rule.text} |" for name, raisers in check_flags().items()]
     lines += ["", "## Notes of the preflight", ""]
     lines += [f"- [`{name}`](flags/{name}.md)" for name in preflight_notes(root)]
     return "\n".join(lines) + "\n"
@@ -72,21 +82,22 @@ def flag_pages(root: Path) -> dict[str, str]:
     return pages | {f"flags/{name}.md": _note(name, written[name]) for name in preflight_notes(root)}
 
 
-def _flag(name: str, raisers: list[tuple[Spec, FlagRule]], why: str) -> str:
-    rule = raisers[0][1]
+def _flag(name: str, raisers: list[Raiser], why: str) -> str:
+    rule = raisers[0].rule
     lines = [f"# {name}", "", "## What it means", "", rule.text, "", "## Why it matters", "", why]
     lines += ["", "## What to do", "", rule.remedy, "", "## Who raises it", ""]
-    lines += ["| check | when |", "|---|---|", *(_raiser(spec, rule) for spec, rule in raisers), ""]
+    lines += ["| check | when |", "|---|---|", *map(_raiser, raisers), ""]
     if rule.doubts:
         lines += ["## What it keeps from passing", "", *_doubts(rule)]
     return "\n".join(lines) + "\n"
 
 
-def _raiser(spec: Spec, rule: FlagRule) -> str:
+def _raiser(raiser: Raiser) -> str:
+    rule = raiser.rule
     condition = f"`{rule.metric}` is above {rule.above:g}"
     if rule.each_class:
         condition += ", for single classes, by the whole interval"
-    return f"| [`{spec.id}`](../checks/{spec.id}.md) | {condition} |"
+    return f"| [`{raiser.spec.id}`](../{raiser.page}) | {condition} |"
 
 
 def _doubts(rule: FlagRule) -> Iterator[str]:

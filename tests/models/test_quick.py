@@ -147,7 +147,8 @@ def bench_of(network, tmp_path, samples, **settings):
 
 def test_the_network_is_folded_once_for_all_copies(tmp_path, samples, monkeypatch):
     folds = []
-    monkeypatch.setattr(prepare, "_folded", lambda *given, real=prepare._folded: folds.append(1) or real(*given))
+    fold = prepare.folded_differentiable
+    monkeypatch.setattr(prepare, "folded_differentiable", lambda *given: folds.append(1) or fold(*given))
     bench = bench_of(convolutional(), tmp_path, samples)
     assert folds == [1]
     assert bench.model.quick.network is bench.search.network
