@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -172,16 +173,16 @@ class Vanish:
         texture = Texture(self.side, 1, self.steps, self.mini_batch, self.smoothness, self.printability)
         if not len(worn):
             return {"tile": np.zeros((1, samples.images.shape[1], self.side, self.side), dtype=np.float32)}
-        goal = Goal(lambda rows, streams, step: self._scene(worn, rows, streams), still_found(detector.score))
+        goal = Goal(partial(self._scene, worn), still_found(detector.score))
         return {"tile": learned_tiles(ctx.search, worn, goal, texture, ctx, "texture").cpu().numpy()}
 
-    def _scene(self, pool: Pool, rows: Tensor, streams: Streams) -> Scene:
+    def _scene(self, pool: Pool, rows: Tensor, streams: Streams, step: int) -> Scene:
         """Put pieces of some size on up to eight objects of each image, in random order, none on another's."""
         size = (pool.images.shape[2], pool.images.shape[3])
         found = pool.found.take(rows)
         used = found.scores > 0
         most = max(int(used.sum(1).max()), 1)
-        draws = streams.uniform(0, (most, NUMBERS_A_PLACE + 2)).cpu().tolist()
+        draws = streams.uniform(step, (most, NUMBERS_A_PLACE + 2)).cpu().tolist()
         boxes, counts = found.boxes.cpu().tolist(), used.sum(1).tolist()
         low, high = min(self.area), max(self.area)
         pieces: list[Piece] = []

@@ -108,6 +108,23 @@ def test_images_without_anything_to_find_teach_and_lose_nothing():
     assert metrics(Vanish.spec, findings.columns, matches=findings.matches)[0] == {}
 
 
+def test_places_and_sizes_are_drawn_anew_at_every_step(monkeypatch):
+    samples, scenes = red_scenes(4), []
+    real = Vanish._scene
+
+    def watched(self, *given):
+        scenes.append(real(self, *given))
+        return scenes[-1]
+
+    monkeypatch.setattr("auditkit_plugins.detectors.training_pool._FEWEST", 4)
+    monkeypatch.setattr(Vanish, "_scene", watched)
+    run_learn(Vanish(steps=3, mini_batch=4, side=8, area=(0.2, 0.5)), toy_detector(SquareDetector(), samples), samples)
+    seen = [{(piece.height, piece.width, piece.contrast) for piece in scene.pieces} for scene in scenes]
+    assert len(seen[0]) > 0
+    assert not seen[0] & seen[1]
+    assert not seen[1] & seen[2]
+
+
 def test_few_training_images_are_made_more_by_crops_and_only_sure_detections_count():
     samples = toy_scenes(5)
     detector = toy_detector(SquareDetector(), samples)
