@@ -67,6 +67,9 @@ def try_out_detector(
     """
     images = images[:_TRIED].to(device)
     check_input(loaded, steps, images)
+    if loaded.fixed_batch is not None:
+        # A network that insists on its batch size gets just so many.
+        images = images[torch.arange(loaded.fixed_batch, device=device) % len(images)]
     decoder, raw = _decoder(loaded, steps, images, classes, reading)
     suppression = reading.suppression(raw)
 
@@ -74,7 +77,7 @@ def try_out_detector(
         height, width = some.shape[2:]
         return decoder(loaded.run(steps.inputs(some)), (height, width))
 
-    packed = deployed(images[:1])
+    packed = deployed(images)
     info = ModelInfo(
         name=loaded.name,
         format=loaded.format,

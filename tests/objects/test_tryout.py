@@ -1,5 +1,6 @@
 """A detector is tried before anything is claimed of it, in torch and in ONNX, and is the same afterwards."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,20 @@ def test_an_exported_detector_with_two_outputs_is_read_by_their_names_and_has_gr
     assert torch.equal(got.classes, wanted.classes)
     assert detector.no_gradients is None
     assert "twin" in detector.gradient_source
+
+
+def test_a_detector_that_insists_on_its_batch_size_is_given_just_so_many():
+    class OfThree(SquareDetector):
+        def forward(self, images):
+            if len(images) != 3:
+                raise ValueError("three images, please")
+            return super().forward(images)
+
+    loaded = replace(load_module(OfThree().eval(), CPU), fixed_batch=3)
+    detector = try_out_detector(loaded, Preprocessing(), SCENES.images, CPU, 16, 3, Reading())
+    assert torch.equal(
+        detector.detect(SCENES.images[:4]).scores, tried(SquareDetector()).detect(SCENES.images[:4]).scores
+    )
 
 
 def coco_samples():
