@@ -41,12 +41,14 @@ class Half:
     onnx: bool
     which: int
     threads: int
+    device: str
 
 
 def decode(grid: Tensor) -> tuple[Tensor, Tensor]:
     """Return boxes (N, M, 4) as shares, and scores of all classes (N, M, K), of FastestDet's grid (N, 5 + K, R, C)."""
     n, _, rows, columns = grid.shape
-    down, across = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    at = [torch.arange(count, device=grid.device) for count in (rows, columns)]
+    down, across = torch.meshgrid(*at, indexing="ij")
     x, y = (across + grid[:, 1].tanh()) / columns, (down + grid[:, 2].tanh()) / rows
     wide, high = grid[:, 3].sigmoid() / 2, grid[:, 4].sigmoid() / 2
     boxes = torch.stack([x - wide, y - high, x + wide, y + high], 3).reshape(n, -1, 4)
@@ -59,13 +61,13 @@ def planned(check_id: str, options: Mapping[str, Any]) -> Planned:
 
 
 def subject(onnx: bool, samples: Samples) -> tuple[Detector, Differentiable]:
-    cpu = torch.device("cpu")
+    device = samples.images.device
     if onnx:
-        loaded, steps = load_model(COCO / "fastestdet.onnx", device=cpu), Preprocessing(channel_order="bgr")
+        loaded, steps = load_model(COCO / "fastestdet.onnx", device=device), Preprocessing(channel_order="bgr")
     else:
         factory = f"{SHARED / 'models.py'}:fastestdet_rgb"
-        loaded, steps = load_model(factory, weights=COCO / "fastestdet.safetensors", device=cpu), Preprocessing()
-    detector = try_out_detector(loaded, steps, samples.images, cpu, 32, 80, Reading(decode))
+        loaded, steps = load_model(factory, weights=COCO / "fastestdet.safetensors", device=device), Preprocessing()
+    detector = try_out_detector(loaded, steps, samples.images, device, 32, 80, Reading(decode))
     search = search_detector(detector, samples.images, "float32")
     assert search is not None
     return detector, search
@@ -74,7 +76,7 @@ def subject(onnx: bool, samples: Samples) -> tuple[Detector, Differentiable]:
 def judged(half: Half) -> tuple[Findings, float]:
     torch.set_num_threads(half.threads)
     dataset = open_dataset(COCO / "images", boxes=COCO / "annotations.json", resize=(SIZE, SIZE))
-    samples = dataset.read(0, len(dataset)).samples
+    samples = dataset.read(0, len(dataset)).samples.to(torch.device(half.device))
     order = np.random.default_rng(SPLIT).permutation(len(samples))
     halves = [sorted(part.tolist()) for part in np.array_split(order, 2)]
     detector, search = subject(half.onnx, samples)
@@ -90,12 +92,13 @@ def main() -> None:
     parser.add_argument("check", choices=["patch.vanish", "patch.dpatch"])
     parser.add_argument("--onnx", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--one-by-one", action="store_true", help="Do not work on both halves at once.")
     known, more = parser.parse_known_args()
     options = {
         name.removeprefix("--").replace("-", "_"): value for name, value in zip(more[::2], more[1::2], strict=True)
     }
-    halves = [Half(known.check, options, known.onnx, which, known.threads) for which in (0, 1)]
+    halves = [Half(known.check, options, known.onnx, which, known.threads, known.device) for which in (0, 1)]
     with ProcessPoolExecutor(1 if known.one_by_one else 2) as pool:
         parts = list(pool.map(judged, halves))
     findings = [found for found, _ in parts]
