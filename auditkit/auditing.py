@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import io
 import platform
+import shutil
 import tempfile
 import time
 import zipfile
@@ -26,10 +27,12 @@ from auditkit.baseline import Measured, compare_with
 from auditkit.budgets import budget_text
 from auditkit.comparison import Comparison, compare
 from auditkit.config import Settings, settings_from
-from auditkit.engine import execute
+from auditkit.engine import Hands, execute
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
+from auditkit.executors import apart, executor_for
 from auditkit.export import check_export_folder, export_samples
 from auditkit.gate import exit_code, judge
+from auditkit.journal import UNFINISHED, Journal
 from auditkit.noticed import noticed
 from auditkit.plan import Planned, plan_checks
 from auditkit.progress import Progress, Silent
@@ -40,8 +43,7 @@ from auditkit.result import SCHEMA, Result, Verdict
 from auditkit.stats import Estimate
 from auditkit.store import Store, write_atomically
 from auditkit.until_decided import IMAGES_A_LOOK, check_decidable, stop_when_decided, stopped_note
-from auditkit.workbench import Recipe, protected, set_up
-from auditkit.workers import in_processes
+from auditkit.workbench import Recipe, Workbench, protected, set_up
 
 __all__ = ["AuditResult", "audit", "gates_of", "load_result", "run_audit", "save"]
 
@@ -108,6 +110,7 @@ def audit(
     out: str | Path | None = None,
     export: str | Path | None = None,
     progress: Progress | None = None,
+    start_over: bool = False,
     **settings: Any,
 ) -> AuditResult:
     """Audit `model` (a path, `module:factory` or a torch module) on `data` (a path, a data set, or (images, labels)).
@@ -115,8 +118,8 @@ def audit(
     A gate is a text, or a dictionary with `require`, and perhaps `level` and `waiver`.
 
     `settings` are those of the command line and of `auditkit.toml` (`preset`, `options`, `seed`, `limit` ...). With
-    `out`, everything is also written to that folder, and the same call goes on where an earlier one stopped. With
-    `export`, hard and attacked images are written to that folder.
+    `out`, everything is also written to that folder, and the same call goes on where an earlier one stopped, unless it
+    is to `start_over`. With `export`, hard and attacked images are written to that folder.
 
     Raises:
         UsageError: a name, an option, the model or the data is not what it should be.
@@ -125,7 +128,8 @@ def audit(
     chosen = settings_from({**settings, "checks": tuple(checks), "gates": tuple(gates)})
     folder = Path(out) if out is not None else None
     exported = Path(export) if export is not None else None
-    return run_audit(Recipe(model, data, chosen), folder, progress if progress is not None else Silent(), exported)
+    told = progress if progress is not None else Silent()
+    return run_audit(Recipe(model, data, chosen), folder, told, exported, start_over=start_over)
 
 
 def run_audit(
@@ -134,10 +138,13 @@ def run_audit(
     progress: Progress,
     export: Path | None = None,
     *,
+    start_over: bool = False,
     command: str | None = None,
     disclaimer: str | None = None,
 ) -> AuditResult:
     """Run, judge and (with `out`) save an audit; with `export`, also write hard and attacked images there.
+
+    What an earlier audit left unfinished in `out` is gone on with, or (with `start_over`) thrown away.
 
     Raises:
         UsageError: as `audit`.
@@ -161,16 +168,20 @@ def run_audit(
         bench = set_up(recipe)
         # Only now, so that a request that cannot be met leaves no folder behind.
         stack.enter_context(_alone_in(folder))
+        if start_over:
+            _forget(folder)
+        journal = Journal(folder, _subject(bench))
         notes = noticed(bench)
         store = Store(folder / "units")
-        elsewhere = in_processes(settings.workers) if settings.workers else None
         enough = stop_when_decided(bench, plan, store, gates, base) if settings.until_decided else None
-        execution = execute(bench, plan, store, progress, elsewhere, enough)
+        with executor_for(bench, store, progress) as executor, apart(bench, store, progress) as alone:
+            execution = execute(bench, plan, store, progress, journal, Hands(executor, alone), enough)
         volatile = {
             "date": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - began, 2),
             "command": command,
             "batch": settings.batch,
+            "executor": settings.executor,
             "workers": settings.workers,
             "device": str(bench.model.device),
             "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -183,6 +194,7 @@ def run_audit(
         audited = AuditResult(judged, table, arrays, matches)
         if out is not None:
             save(audited, out)
+        journal.close()
         if export is not None:
             export_samples(bench, execution, store, export)
     return audited
@@ -194,8 +206,9 @@ def _with_small_shards(settings: Settings) -> Settings:
     Raises:
         UsageError: there are worker processes, which do all shards at once.
     """
-    if settings.workers:
-        raise UsageError(f"until_decided looks at the gates every few images: workers is 0, not {settings.workers}")
+    for name, wanted in (("workers", 0), ("executor", "local")):
+        if (got := getattr(settings, name)) != wanted:
+            raise UsageError(f"until_decided looks at the gates every few images: {name} is {wanted}, not {got}")
     return settings.model_copy(update={"shard": min(settings.shard, IMAGES_A_LOOK)})
 
 
@@ -229,6 +242,26 @@ def _check_metric(gate: Gate, planned: Planned) -> None:
                 f"the gate {gate} names a budget that will not run; {gate.check} runs {', '.join(budgets)} "
                 f"(--set {gate.check}.eps=... changes that)"
             )
+
+
+def _subject(bench: Workbench) -> dict[str, str]:
+    """Return what must not change before an audit has ended; the images are told one by one."""
+    info = bench.model.info
+    return {
+        "model": f"SHA-256 {info.digest}",
+        "preprocessing": str(info.preprocessing),
+        "number of images": str(len(bench.dataset)),
+    }
+
+
+def _forget(folder: Path) -> None:
+    """Throw away what an audit left in its folder to go on with."""
+    try:
+        (folder / UNFINISHED).unlink(missing_ok=True)
+        if (folder / "units").is_dir():
+            shutil.rmtree(folder / "units")
+    except OSError as error:
+        raise ExecutionError(f"cannot clear {folder}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -281,9 +314,14 @@ def load_result(path: str | Path) -> AuditResult:
     """Read a stored audit: its folder, or the `result.json` in it.
 
     Raises:
-        UsageError: there is no result, or it is damaged or of another schema.
+        UsageError: there is no result, or it is damaged or of another schema; or an audit has not ended in the folder.
     """
     file = Path(path)
+    if (file / UNFINISHED).exists():
+        raise UsageError(
+            f"the audit in {file} has not ended: the same command goes on with it (an earlier result, if there is one, "
+            f"is {file / 'result.json'})"
+        )
     file = file / "result.json" if file.is_dir() else file
     try:
         result = Result.model_validate_json(file.read_bytes())

@@ -46,6 +46,7 @@ def _requirements(value: object) -> object:
 
 
 _OF_DETECTORS = ("decode", "box_units", "overlap", "score")
+_OF_RAY = ("ray_address", "gpus_per_worker")
 _OF_CLASSIFIERS = ("labels", "masks", "outputs", "ood")
 
 Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size)]
@@ -103,6 +104,14 @@ class Settings(BaseModel):
     batch: Annotated[int, Field(ge=1)] = 128
     shard: Annotated[int, Field(ge=1)] = 256
     workers: Annotated[int, Field(ge=0)] = 0
+    """Worker processes; 0: none, or (executor = ray) as many as the cluster has room for."""
+    executor: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    """Of a cluster to use; None: one is started on this machine for as long as the audit lasts."""
+    gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """The share of a GPU that a worker on a cluster takes; several fit on one where it is below 1."""
+    memory_limit: Annotated[float, Field(gt=0)] | None = None
+    """Gigabytes that a worker process may hold in memory."""
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     time_limit: Annotated[float, Field(gt=0)] | None = None
@@ -127,7 +136,20 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
     if settings.classes is not None and settings.outputs != "labels" and settings.boxes is None:
         raise UsageError("classes goes with outputs = labels; other networks tell by the number of their outputs")
     _check_detection(settings)
+    _check_workers(settings)
     return settings
+
+
+def _check_workers(settings: Settings) -> None:
+    """Refuse what only worker processes of another kind, or any at all, could heed."""
+    if settings.executor != "ray":
+        for name in _OF_RAY:
+            if getattr(settings, name) != Settings.model_fields[name].default:
+                raise UsageError(f"{name} is for executor = ray")
+        if settings.memory_limit is not None and not settings.workers:
+            raise UsageError("memory_limit is for worker processes: say with workers how many")
+    elif settings.memory_limit is not None:
+        raise UsageError("memory_limit is for worker processes of this machine; Ray watches over memory by itself")
 
 
 def _check_detection(settings: Settings) -> None:

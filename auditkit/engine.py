@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import fnmatch
-import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from auditkit.check import Findings, Finished, Lesson
-from auditkit.errors import AuditError
+from auditkit.check import Lesson
+from auditkit.errors import AuditError, DeviceLostError
+from auditkit.executors import Executor
+from auditkit.journal import Journal
 from auditkit.models.base import Capability, Model
-from auditkit.models.loaded import digest_files
 from auditkit.objects.detector import Detector
 from auditkit.plan import Planned
 from auditkit.progress import Progress
 from auditkit.samples import Read, Samples, Skipped, fingerprint
 from auditkit.store import Store, unit_digest
+from auditkit.units import Task, circumstances, judge_samples
 from auditkit.workbench import Workbench
 
-__all__ = ["Enough", "Execution", "ShardRecord", "Task", "execute", "missing_capability", "run_task", "why_skipped"]
+__all__ = ["Enough", "Execution", "Hands", "ShardRecord", "execute", "missing_capability", "why_skipped"]
 
 _NOTHING_TO_LEARN = {
     "dataset": "none of the images fell to the training half: it has none to learn from",
     "calibrated": "none of the images to calibrate with could be read",
     "outside": "none of the images of --ood could be read",
 }
-_NUMERICS = ("auditkit", "torch", "onnxruntime", "onnxruntime-gpu", "onnx2fx", "numpy")
 
 
 @dataclass(frozen=True)
@@ -44,19 +37,6 @@ class ShardRecord:
     digests: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     shape: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One unit that still has to be computed."""
-
-    shard: int
-    planned: Planned
-    digest: str
-    lesson: str | None = None
-    """Digest of what the check learned."""
-    reads: tuple[tuple[Planned, str], ...] = ()
-    """The finished checks that it reads, each with the digest of its unit."""
 
 
 @dataclass
@@ -78,8 +58,15 @@ class Execution:
         return fingerprint(digest for shard in self.shards for digest in shard.digests)
 
 
-Elsewhere = Callable[[Workbench, Store, Sequence[Task], Progress], dict[str, str]]
-"""A way to do tasks in other processes; it returns failures by check key."""
+@dataclass(frozen=True)
+class Hands:
+    """Who does the units."""
+
+    executor: Executor | None = None
+    """Does all of them; None: this process does."""
+    apart: Executor | None = None
+    """Does those in which this process died before; None: this process tries again."""
+
 
 Enough = Callable[[Execution], bool]
 """Whether what is done after a shard is all that is needed."""
@@ -110,110 +97,171 @@ def execute(
     plan: Sequence[Planned],
     store: Store,
     progress: Progress,
-    elsewhere: Elsewhere | None = None,
+    journal: Journal,
+    hands: Hands | None = None,
     enough: Enough | None = None,
 ) -> Execution:
     """Do every unit of the plan that the store does not hold yet.
 
-    `elsewhere` does the tasks in other processes and returns failures by check key; None: they are done here. Then
-    `enough` is asked after each shard, and the shards behind the one that satisfies it are left out.
+    Where this process does the units, `enough` is asked after each shard, and the shards behind the one that satisfies
+    it are left out.
     """
     runnable = [planned for planned in plan if why_skipped(bench, planned) is None]
-    execution = Execution()
+    run = _Run(bench, store, progress, journal, hands if hands is not None else Hands())
     progress.start(len(runnable) * len(bench.dataset))
-    _learn(bench, [planned for planned in runnable if planned.check.spec.scope != "sample"], execution, store)
+    run.learn([planned for planned in runnable if planned.check.spec.scope != "sample"])
     independent = [planned for planned in runnable if not planned.check.spec.reads]
-    reading = [planned for planned in runnable if planned.check.spec.reads]
-    pending: list[Task] = []
-    for index, (start, stop) in enumerate(bench.shards):
-        read = bench.read(start, stop)
-        execution.shards.append(_record(read))
-        if not len(read.samples):
-            continue
-        if elsewhere is not None:
-            pending += _tasks(bench, independent, index, execution, store, progress)
-            continue
-        tasks = _tasks(bench, independent, index, execution, store, progress)
-        _do_here(bench, store, tasks, read.samples, execution.failures, progress)
-        if enough is not None and enough(execution):
-            break
-    if pending and elsewhere is not None:
-        execution.failures |= elsewhere(bench, store, pending, progress)
-    _read(bench, reading, execution, store, progress, elsewhere)
-    return execution
+    if run.hands.executor is not None:
+        run.failures.update(run.hands.executor.do(run.tasks_of_all(independent)))
+    else:
+        for index, samples in run.shards():
+            run.do_here(run.tasks(independent, index), samples)
+            if enough is not None and enough(run.execution):
+                break
+    run.read([planned for planned in runnable if planned.check.spec.reads])
+    return run.execution
 
 
-def _read(
-    bench: Workbench,
-    reading: Sequence[Planned],
-    execution: Execution,
-    store: Store,
-    progress: Progress,
-    elsewhere: Elsewhere | None,
-) -> None:
-    """Run the checks that read others, now that it is known of every shard which of those failed."""
-    filled = [index for index, shard in enumerate(execution.shards) if shard.ids]
-    pending = {index: _tasks(bench, reading, index, execution, store, progress) for index in filled}
-    if elsewhere is not None:
-        tasks = [task for index in filled for task in pending[index]]
-        execution.failures |= elsewhere(bench, store, tasks, progress) if tasks else {}
-        return
-    for index in filled:
-        if pending[index]:
-            samples = bench.read(*bench.shards[index]).samples
-            _do_here(bench, store, pending[index], samples, execution.failures, progress)
+@dataclass
+class _Run:
+    """An execution in progress."""
 
+    bench: Workbench
+    store: Store
+    progress: Progress
+    journal: Journal
+    hands: Hands
+    execution: Execution = field(default_factory=Execution)
 
-def _do_here(
-    bench: Workbench,
-    store: Store,
-    tasks: Sequence[Task],
-    samples: Samples,
-    failures: dict[str, str],
-    progress: Progress,
-) -> None:
-    """Do the tasks of one shard in this process, but for those of checks that failed before."""
-    for task in tasks:
-        if task.planned.key in failures:
-            progress.advance(len(samples), task.planned.key)
-        elif (failure := run_task(bench, store, task, samples, progress)) is not None:
-            failures[task.planned.key] = failure
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why checks failed, by key; filled as it goes."""
+        return self.execution.failures
 
+    def shards(self) -> Iterator[tuple[int, Samples]]:
+        """Read shard after shard, and yield those in which there is anything."""
+        for index, (start, stop) in enumerate(self.bench.shards):
+            read = self.bench.read(start, stop)
+            record = _record(read)
+            self.journal.see(record.ids, record.digests)
+            self.execution.shards.append(record)
+            if len(read.samples):
+                yield index, read.samples
 
-def _learn(bench: Workbench, learners: Sequence[Planned], execution: Execution, store: Store) -> None:
-    """Let checks learn, from images that are read only if there is something to learn from them."""
-    for scope in dict.fromkeys(planned.check.spec.scope for planned in learners):
-        digests = [digest for samples in bench.lessons(scope) for digest in samples.digests()]
-        if scope == "outside":
-            execution.outside = len(digests), fingerprint(digests)
-        due: dict[str, Planned] = {}
-        for planned in learners:
-            if planned.check.spec.scope != scope:
-                continue
-            if not digests:
-                execution.failures[planned.key] = _NOTHING_TO_LEARN[scope]
-                continue
-            parts: dict[str, object] = {"lesson": _unit_key(bench, planned, digests)}
+    def tasks_of_all(self, plan: Sequence[Planned]) -> Iterator[Task]:
+        """Yield what is to be done, shard by shard, as it is asked for."""
+        for index, _ in self.shards():
+            yield from self.tasks(plan, index)
+
+    def read(self, reading: Sequence[Planned]) -> None:
+        """Run the checks that read others, now that it is known of every shard which of those failed."""
+        filled = [index for index, shard in enumerate(self.execution.shards) if shard.ids]
+        if self.hands.executor is not None:
+            tasks = (task for index in filled for task in self.tasks(reading, index))
+            self.failures.update(self.hands.executor.do(tasks) if reading else {})
+            return
+        for index in filled:
+            tasks_here = self.tasks(reading, index)
+            if tasks_here:
+                self.do_here(tasks_here, self.bench.read(*self.bench.shards[index]).samples)
+
+    def do_here(self, tasks: Sequence[Task], samples: Samples) -> None:
+        """Do the tasks of one shard, but for those of checks that failed before."""
+        for task in tasks:
+            if task.planned.key in self.failures:
+                self.progress.advance(len(samples), task.planned.key)
+            elif self.hands.apart is not None and task.digest in self.journal.suspects:
+                self.failures.update(self.hands.apart.do([task]))
+            else:
+                with self.journal.at(task.digest):
+                    failure = judge_samples(self.bench, self.store, task, samples, self.progress)
+                if failure is not None:
+                    self.failures[task.planned.key] = failure
+
+    def learn(self, learners: Sequence[Planned]) -> None:
+        """Let checks learn, from images that are read only if there is something to learn from them."""
+        for scope in dict.fromkeys(planned.check.spec.scope for planned in learners):
+            digests = [digest for samples in self.bench.lessons(scope) for digest in samples.digests()]
             if scope == "outside":
-                parts["calibration"] = fingerprint(bench.calibration.samples.digests())
-            execution.lessons[planned.key] = unit_digest(parts)
-            if not store.holds(execution.lessons[planned.key]):
-                due[planned.key] = planned
-        _teach(bench, scope, due, execution, store)
+                self.execution.outside = len(digests), fingerprint(digests)
+            due: list[Task] = []
+            for planned in learners:
+                if planned.check.spec.scope != scope:
+                    continue
+                if not digests:
+                    self.failures[planned.key] = _NOTHING_TO_LEARN[scope]
+                    continue
+                seen = circumstances(self.bench, planned, digests)
+                parts: dict[str, object] = {"lesson": seen}
+                if scope == "outside":
+                    parts["calibration"] = fingerprint(self.bench.calibration.samples.digests())
+                task = Task(planned, unit_digest(parts), seen, shard=None)
+                self.execution.lessons[planned.key] = task.digest
+                if not self.store.holds(task.digest):
+                    due.append(task)
+            self._teach(scope, due)
 
+    def _teach(self, scope: str, due: Sequence[Task]) -> None:
+        """Let checks learn from the images of a scope, and take note of those that failed."""
+        suspects = [task for task in due if task.digest in self.journal.suspects and self.hands.apart is not None]
+        others = [task for task in due if task not in suspects]
+        failures: dict[str, str] = {}
+        if self.hands.executor is not None:
+            failures = self.hands.executor.do(due) if due else {}
+        else:
+            failures = self.hands.apart.do(suspects) if suspects and self.hands.apart is not None else {}
+            failures |= self._teach_here(scope, others)
+        for key, failure in failures.items():
+            del self.execution.lessons[key]
+            self.failures[key] = failure
 
-def _teach(bench: Workbench, scope: str, due: Mapping[str, Planned], execution: Execution, store: Store) -> None:
-    """Show the images of a scope, shard by shard, to the checks that still have to learn; keep what they learn."""
-    lessons: dict[str, Lesson] = {key: {} for key in due}
-    for samples in bench.lessons(scope) if due else ():
-        for key in list(lessons) if len(samples) else ():
-            try:
-                lessons[key] = bench.learn(due[key], samples, lessons[key])
-            except AuditError as error:
-                del lessons[key], execution.lessons[key]
-                execution.failures[key] = str(error)
-    for key, lesson in lessons.items():
-        store.put_lesson(execution.lessons[key], lesson)
+    def _teach_here(self, scope: str, due: Sequence[Task]) -> dict[str, str]:
+        """Show the images of a scope, shard by shard, to the checks; keep what they learn, return why some failed."""
+        lessons: dict[str, Lesson] = {task.digest: {} for task in due}
+        failures: dict[str, str] = {}
+        for samples in self.bench.lessons(scope) if due else ():
+            for task in due if len(samples) else ():
+                if task.planned.key in failures:
+                    continue
+                try:
+                    with self.journal.at(task.digest):
+                        lessons[task.digest] = self.bench.learn(task.planned, samples, lessons[task.digest])
+                except DeviceLostError:
+                    raise
+                except AuditError as error:
+                    failures[task.planned.key] = str(error)
+        for task in due:
+            if task.planned.key not in failures:
+                self.store.put_lesson(task.digest, lessons[task.digest])
+        return failures
+
+    def tasks(self, plan: Sequence[Planned], shard: int) -> list[Task]:
+        """Return what is to be done on a shard that was read, and note under what it will be stored."""
+        execution, record = self.execution, self.execution.shards[shard]
+        tasks = []
+        for planned in plan:
+            execution.planned[planned.key] = planned
+            scope = planned.check.spec.scope
+            learns = scope != "sample"
+            lesson = execution.lessons.get(planned.key)
+            judges_none = scope == "dataset" and not self.bench.held_out(record.ids).any()
+            if judges_none or (learns and lesson is None):
+                self.progress.advance(len(record.ids), planned.key)
+                continue
+            reads = _reads(planned, shard, execution)
+            seen = circumstances(self.bench, planned, record.digests)
+            parts = dict(seen)
+            if learns:
+                parts |= {"lesson": lesson, "images": len(self.bench.dataset)}
+            if planned.check.spec.reads:
+                parts["reads"] = [[other.key, digest] for other, digest in reads]
+            digest = unit_digest(parts)
+            execution.units[planned.key, shard] = digest
+            if self.store.holds(digest):
+                self.progress.advance(len(record.ids), planned.key)
+            else:
+                tasks.append(Task(planned, digest, seen, shard, lesson, reads))
+        return tasks
 
 
 def _record(read: Read) -> ShardRecord:
@@ -228,39 +276,6 @@ def _record(read: Read) -> ShardRecord:
     )
 
 
-def _tasks(
-    bench: Workbench,
-    plan: Sequence[Planned],
-    shard: int,
-    execution: Execution,
-    store: Store,
-    progress: Progress,
-) -> list[Task]:
-    record = execution.shards[shard]
-    tasks = []
-    for planned in plan:
-        scope = planned.check.spec.scope
-        learns = scope != "sample"
-        lesson = execution.lessons.get(planned.key)
-        judges_none = scope == "dataset" and not bench.held_out(record.ids).any()
-        nothing_to_judge = judges_none or (learns and lesson is None)
-        reads = _reads(planned, shard, execution)
-        parts = _unit_key(bench, planned, record.digests)
-        if learns:
-            parts |= {"lesson": lesson, "images": len(bench.dataset)}
-        if planned.check.spec.reads:
-            parts["reads"] = [[other.key, digest] for other, digest in reads]
-        digest = unit_digest(parts)
-        if not nothing_to_judge:
-            execution.units[planned.key, shard] = digest
-        if nothing_to_judge or store.holds(digest):
-            progress.advance(len(record.ids), planned.key)
-        else:
-            tasks.append(Task(shard, planned, digest, lesson, reads))
-        execution.planned[planned.key] = planned
-    return tasks
-
-
 def _reads(planned: Planned, shard: int, execution: Execution) -> tuple[tuple[Planned, str], ...]:
     """Return the finished checks that this one reads, with their units of this shard."""
     return tuple(
@@ -272,72 +287,3 @@ def _reads(planned: Planned, shard: int, execution: Execution) -> tuple[tuple[Pl
         and other.check.spec.scope == "sample"
         and any(fnmatch.fnmatchcase(other.check.spec.id, pattern) for pattern in planned.check.spec.reads)
     )
-
-
-def run_task(bench: Workbench, store: Store, task: Task, samples: Samples, progress: Progress) -> str | None:
-    """Compute and store one unit; return why it failed, None where it did not."""
-    told = 0
-
-    def advance(pairs: int) -> None:
-        nonlocal told
-        pairs = min(pairs, len(samples) - told)
-        told += pairs
-        progress.advance(pairs, task.planned.key)
-
-    try:
-        lesson = store.get_lesson(task.lesson) if task.lesson is not None else None
-        judged, rows = samples, np.ones(len(samples), dtype=bool)
-        if task.planned.check.spec.scope == "dataset":
-            rows = bench.held_out(samples.ids)
-            judged = samples.take(torch.from_numpy(rows))
-        finished = {planned.key: _finished(planned, store.get(digest).findings, rows) for planned, digest in task.reads}
-        unit = bench.run(task.planned, judged, advance, lesson, finished)
-    except AuditError as error:
-        return str(error)
-    finally:
-        advance(len(samples))
-    store.put(task.digest, unit)
-    return None
-
-
-def _finished(planned: Planned, findings: Findings, rows: npt.NDArray[np.bool_]) -> Finished:
-    """Return what a check found on some rows of a shard."""
-    attacked = findings.attacked
-    if attacked is not None:
-        attacked = attacked[rows[findings.columns["found"]]]
-    return Finished(planned.check, {name: column[rows] for name, column in findings.columns.items()}, attacked)
-
-
-def _unit_key(bench: Workbench, planned: Planned, digests: Sequence[str]) -> dict[str, object]:
-    """Return everything that a unit's findings depend on, as plain data."""
-    model = bench.model
-    return {
-        "samples": fingerprint(digests),
-        "model": model.info.digest,
-        "preprocessing": model.info.preprocessing,
-        "provider": model.info.provider,
-        "device": model.device.type,
-        "search": bench.search.description if bench.search is not None else None,
-        "batching": [asdict(model.batching), asdict(bench.search.batching) if bench.search is not None else None],
-        "class names": bench.class_names,
-        "check": [planned.key, planned.check.spec.version, planned.distribution, planned.code],
-        "options": dict(planned.options),
-        "files": _files(planned),
-        "seed": bench.recipe.settings.seed,
-        "versions": {name: _version(name) for name in _NUMERICS},
-        "machine": platform.machine(),
-    }
-
-
-def _files(planned: Planned) -> dict[str, str]:
-    """Return the sha256 of each file that an option names: another file of the same name is another option."""
-    named = {name: value for name, value in planned.options.items() if isinstance(value, str)}
-    # Unlike that of `Path`, this test takes any text.
-    return {name: digest_files([Path(value)]) for name, value in named.items() if os.path.isfile(value)}  # noqa: PTH113
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from enum import IntEnum
 
-__all__ = ["AuditError", "ExecutionError", "ExitCode", "UsageError", "did_you_mean"]
+__all__ = ["AuditError", "DeviceLostError", "ExecutionError", "ExitCode", "UsageError", "did_you_mean"]
 
 
 class ExitCode(IntEnum):
@@ -35,6 +35,10 @@ class UsageError(AuditError):
 
 class ExecutionError(AuditError):
     """The request was fine, but a model, an image or a check could not be worked with."""
+
+
+class DeviceLostError(ExecutionError):
+    """An accelerator failed in a way after which nothing can be computed on it in this process."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

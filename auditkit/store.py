@@ -9,8 +9,9 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from auditkit.check import Exhibit, Findings, Lesson, Mark, Panel, Tally
 from auditkit.errors import ExecutionError
 from auditkit.precision import Matches
 
-__all__ = ["Store", "Unit", "unit_digest", "write_atomically"]
+__all__ = ["Store", "StoredExhibit", "Unit", "unit_digest", "write_atomically"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 _META = "meta"
 # Before the names of a lesson's arrays, which numpy would else take for its own arguments.
@@ -35,6 +38,19 @@ class Unit:
 
     findings: Findings
     seconds: float
+
+
+@dataclass(frozen=True)
+class StoredExhibit:
+    """An exhibit whose pictures were left in the file of its unit."""
+
+    sample: str
+    caption: str
+    score: float
+    unit: str
+    """Digest of the unit."""
+    place: int
+    """Which of the unit's exhibits it is."""
 
 
 def unit_digest(parts: Mapping[str, Any]) -> str:
@@ -75,12 +91,35 @@ class Store:
         return self.folder / f"{digest}.npz"
 
     def holds(self, digest: str) -> bool:
-        """Tell whether this unit is finished."""
-        return self._path(digest).is_file()
+        """Tell whether this unit is finished, and not damaged: every byte is looked at."""
+        try:
+            with zipfile.ZipFile(self._path(digest)) as archive:
+                return archive.testzip() is None
+        except _DAMAGE:
+            return False
 
     def put(self, digest: str, unit: Unit) -> None:
         """Keep a finished unit."""
         write_atomically(self._path(digest), _encode(unit))
+
+    def put_bytes(self, digest: str, content: bytes) -> None:
+        """Keep a unit or a lesson that another store gave as `get_bytes`."""
+        write_atomically(self._path(digest), content)
+
+    def get_bytes(self, digest: str) -> bytes:
+        """Return a unit or a lesson as it is stored.
+
+        Raises:
+            ExecutionError: it cannot be read.
+        """
+        try:
+            return self._path(digest).read_bytes()
+        except OSError as error:
+            raise ExecutionError(f"cannot read {self._path(digest)}: {error.strerror or error}") from error
+
+    def drop(self, digest: str) -> None:
+        """Forget a unit, if there is one."""
+        self._path(digest).unlink(missing_ok=True)
 
     def put_lesson(self, digest: str, lesson: Lesson) -> None:
         """Keep what a check learned."""
@@ -111,6 +150,40 @@ class Store:
         path = self._path(digest)
         try:
             return _decode(path.read_bytes())
+        except _DAMAGE as error:
+            raise _damaged(path, error) from error
+
+    def get_numbers(self, digest: str) -> tuple[Unit, tuple[StoredExhibit, ...]]:
+        """Return a finished unit without its exhibits and attacked images, and where its exhibits are: cheap to hold.
+
+        Raises:
+            ExecutionError: the file is damaged.
+        """
+        with self._opened(digest) as arrays:
+            meta = _meta(arrays)
+            exhibits = tuple(
+                StoredExhibit(item["sample"], item["caption"], item["score"], digest, place)
+                for place, item in enumerate(meta["exhibits"])
+            )
+            return Unit(_findings(arrays, meta), meta["seconds"]), exhibits
+
+    def get_exhibit(self, stored: StoredExhibit) -> Exhibit:
+        """Return one exhibit of a finished unit, with its pictures.
+
+        Raises:
+            ExecutionError: the file is damaged.
+        """
+        with self._opened(stored.unit) as arrays:
+            return _exhibit(arrays, _meta(arrays), stored.place)
+
+    @contextmanager
+    def _opened(self, digest: str) -> Iterator[Arrays]:
+        """Open a unit, whose arrays are decoded when they are asked for."""
+        path = self._path(digest)
+        try:
+            # Given a path, numpy leaves the file open when the archive turns out to be damaged.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                yield arrays
         except _DAMAGE as error:
             raise _damaged(path, error) from error
 
@@ -162,35 +235,41 @@ def _encode(unit: Unit) -> bytes:
 
 def _decode(content: bytes) -> Unit:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        meta = json.loads(arrays[_META].tobytes())
-        exhibits = tuple(
-            Exhibit(
-                item["sample"],
-                item["caption"],
-                item["score"],
-                tuple(
-                    Panel(
-                        panel["title"],
-                        panel["kind"],
-                        arrays[f"panel/{at}/{which}"],
-                        tuple(Mark(**mark) for mark in panel.get("marks", ())),
-                    )
-                    for which, panel in enumerate(item["panels"])
-                ),
-            )
-            for at, item in enumerate(meta["exhibits"])
-        )
-        findings = Findings(
-            {name: arrays[f"column/{name}"] for name in meta["columns"]},
-            exhibits,
-            arrays.get("forwards"),
-            arrays.get("backwards"),
-            arrays.get("attacked"),
-            {name: arrays[f"other/{name}"] for name in meta.get("others", ())},
-            {name: Tally(arrays[f"tally/{name}"], combine) for name, combine in meta.get("tallies", {}).items()},
-            {
-                name: Matches(**{field.name: arrays[f"match/{name}/{field.name}"] for field in fields(Matches)})
-                for name in meta.get("matches", ())
-            },
-        )
+        meta = _meta(arrays)
+        exhibits = tuple(_exhibit(arrays, meta, place) for place in range(len(meta["exhibits"])))
+        findings = replace(_findings(arrays, meta), exhibits=exhibits, attacked=arrays.get("attacked"))
     return Unit(findings, meta["seconds"])
+
+
+def _meta(arrays: Arrays) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads(arrays[_META].tobytes())
+    return meta
+
+
+def _findings(arrays: Arrays, meta: Mapping[str, Any]) -> Findings:
+    """Return a unit's findings without its pictures: those of exhibits, and attacked images."""
+    return Findings(
+        columns={name: arrays[f"column/{name}"] for name in meta["columns"]},
+        forwards=arrays.get("forwards"),
+        backwards=arrays.get("backwards"),
+        others={name: arrays[f"other/{name}"] for name in meta.get("others", ())},
+        tallies={name: Tally(arrays[f"tally/{name}"], combine) for name, combine in meta.get("tallies", {}).items()},
+        matches={
+            name: Matches(**{field.name: arrays[f"match/{name}/{field.name}"] for field in fields(Matches)})
+            for name in meta.get("matches", ())
+        },
+    )
+
+
+def _exhibit(arrays: Arrays, meta: Mapping[str, Any], place: int) -> Exhibit:
+    item = meta["exhibits"][place]
+    panels = tuple(
+        Panel(
+            panel["title"],
+            panel["kind"],
+            arrays[f"panel/{place}/{which}"],
+            tuple(Mark(**mark) for mark in panel.get("marks", ())),
+        )
+        for which, panel in enumerate(item["panels"])
+    )
+    return Exhibit(item["sample"], item["caption"], item["score"], panels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,7 @@ from auditkit.artifacts import Shelf
 from auditkit.check import Findings, Finished, Learner, Lesson
 from auditkit.config import Settings
 from auditkit.context import Context
-from auditkit.errors import AuditError, ExecutionError, UsageError
+from auditkit.errors import AuditError, DeviceLostError, ExecutionError, UsageError
 from auditkit.findings import check_columns
 from auditkit.imports import import_object
 from auditkit.models.base import Differentiable, Model
@@ -32,7 +33,16 @@ from auditkit.objects.detector import Detector
 from auditkit.objects.tryout import Reading, search_detector, try_out_detector
 from auditkit.plan import Planned
 from auditkit.preflight import check_classes, check_labels, explain_failure
-from auditkit.samples import Dataset, Read, Samples, Shuffled, join_samples, open_dataset, open_images
+from auditkit.samples import (
+    Dataset,
+    NamedDataset,
+    Read,
+    Samples,
+    Shuffled,
+    gather_samples,
+    open_dataset,
+    open_images,
+)
 from auditkit.split import is_held_out
 from auditkit.store import Unit
 
@@ -117,20 +127,38 @@ class Workbench:
                     yield self.outside.read(start, stop).samples.to(self.model.device)
 
     def _training_half(self) -> Samples:
+        """Read the images to learn from: those alone where the data set can name its images, else all, shard by shard.
+
+        They are the most images that are ever in memory at once, so nothing holds them twice.
+        """
+        if isinstance(self.dataset, NamedDataset):
+            ids = self.dataset.ids_between(0, len(self.dataset))
+            return self._at(np.flatnonzero(~self.held_out(ids)).tolist())
         parts = []
         for start, stop in self.shards:
             samples = self.read(start, stop).samples
             parts.append(samples.take(torch.from_numpy(~self.held_out(samples.ids))))
-        return join_samples(parts)
+        return gather_samples(_each_let_go(parts), sum(len(part) for part in parts))
+
+    def _at(self, places: Sequence[int]) -> Samples:
+        """Read the images at these positions."""
+        spans = [(place, place + 1) for place in places] or [(0, 0)]
+        return gather_samples((self.read(start, stop).samples for start, stop in spans), len(places))
 
     def _calibration_images(self) -> Samples:
         n = len(self.dataset)
         places = sorted({at * n // _CALIBRATION_IMAGES for at in range(_CALIBRATION_IMAGES)}) if n else []
-        return join_samples([self.read(place, place + 1).samples for place in places])
+        return self._at(places)
 
     def held_out(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Return bool (len(ids),): the samples that checks are judged on which learn from the others."""
-        return is_held_out(ids, self.recipe.settings.seed, len(self.dataset))
+        return is_held_out(ids, self.recipe.settings.seed, len(self.dataset), self._image_bytes)
+
+    @functools.cached_property
+    def _image_bytes(self) -> int:
+        """What an image takes in memory; 0 where none can be read."""
+        reads = (self.dataset.read(place, place + 1).samples for place in range(len(self.dataset)))
+        return next((samples.images.nbytes for samples in reads if len(samples)), 0)
 
     def run(
         self,
@@ -190,6 +218,8 @@ class Workbench:
                     batch //= 2
                     continue
                 text = (str(error).strip().splitlines() or [""])[0]
+                if _is_device_lost(error):
+                    raise DeviceLostError(f"{self.model.device} failed ({type(error).__name__}: {text})") from error
                 raise ExecutionError(f"{type(error).__name__}: {text}") from error
 
     def _context(self, planned: Planned, samples: Samples, batch: int, began: float) -> tuple[Subject, Context]:
@@ -220,12 +250,24 @@ class Workbench:
         return self._shelf
 
 
+def _each_let_go(parts: list[Samples]) -> Iterator[Samples]:
+    """Yield the parts in order, and keep none that was taken."""
+    parts.reverse()
+    while parts:
+        yield parts.pop()
+
+
 def _spans(n: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _is_device_lost(error: BaseException) -> bool:
+    """Return whether CUDA's context is beyond repair: after such an error every call in this process fails."""
+    return isinstance(error, torch.AcceleratorError) and not _is_out_of_memory(error)
 
 
 @contextmanager

@@ -17,9 +17,11 @@ from auditkit.artifacts import Artifact
 from auditkit.assemble import assemble
 from auditkit.check import OUTSIDE, Conclusion, Exhibit, Findings, Finished, Metric, Spec, Table, Tally
 from auditkit.config import settings_from
-from auditkit.engine import execute, run_task
+from auditkit.engine import Hands, execute
 from auditkit.errors import ExecutionError, ExitCode, UsageError
+from auditkit.executors import worker_processes
 from auditkit.gate import exit_code, judge
+from auditkit.journal import UNFINISHED, Journal
 from auditkit.plan import configure
 from auditkit.progress import Silent
 from auditkit.samples.memory import open_arrays
@@ -28,8 +30,8 @@ from auditkit.separation import auroc
 from auditkit.split import is_held_out
 from auditkit.store import Store
 from auditkit.testing import LinearModel, toy_samples
+from auditkit.units import judge_samples, learn_lesson
 from auditkit.workbench import Recipe, set_up
-from auditkit.workers import in_processes
 from auditkit_plugins.fgsm import FGSM
 from auditkit_plugins.mask_patch import MaskPatch
 from auditkit_plugins.pgd import PGD
@@ -81,9 +83,17 @@ def planned(kind, key=None, distribution="tests 1", **options):
     return configure(kind, options, key or kind.spec.id, distribution)
 
 
-def executed(bench, plan, folder, elsewhere=None):
+def journal_beside(folder):
+    beside = folder.parent / f"{folder.name} journal"
+    beside.mkdir(exist_ok=True)
+    (beside / UNFINISHED).unlink(missing_ok=True)
+    return Journal(beside, {})
+
+
+def executed(bench, plan, folder, way=None):
     store = Store(folder)
-    execution = execute(bench, plan, store, Silent(), elsewhere)
+    hands = Hands(way(bench, store)) if way is not None else None
+    execution = execute(bench, plan, store, Silent(), journal_beside(folder), hands)
     result, table, *_ = assemble(bench, plan, [], execution, store, [], {}, None)
     return execution, result, table
 
@@ -100,6 +110,20 @@ def test_a_second_run_repeats_nothing_and_finds_the_same(tmp_path):
     assert first == second
     assert table.keys() == again.keys()
     assert all(np.array_equal(table[name], again[name], equal_nan=table[name].dtype.kind == "f") for name in table)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "empty"])
+def test_a_damaged_unit_is_done_again_and_no_other(tmp_path, damage):
+    _, wanted, _ = executed(bench_for(), [planned(GOOD)], tmp_path)
+    RAN.clear()
+    path = sorted(tmp_path.iterdir())[0]
+    content = bytearray(path.read_bytes())
+    if damage == "a bit flipped":
+        content[len(content) // 3] ^= 16
+    path.write_bytes(bytes(content[: {"cut short": -9, "empty": 0}.get(damage, len(content))]))
+    _, result, _ = executed(bench_for(), [planned(GOOD)], tmp_path)
+    assert len(RAN) == 1
+    assert result.check("made.good").metrics == wanted.check("made.good").metrics
 
 
 def test_a_lost_unit_is_done_again_and_no_other(tmp_path):
@@ -327,7 +351,7 @@ def test_progress_reaches_its_total_whether_computed_found_or_failed(tmp_path):
     plan = [planned(GOOD), planned(PGD, steps=2), planned(check_named("made.boom", boom))]
     for _ in range(2):
         progress = Counter()
-        execute(bench_for(), plan, Store(tmp_path), progress)
+        execute(bench_for(), plan, Store(tmp_path), progress, journal_beside(tmp_path))
         assert progress.total == 60
         assert progress.done == {"made.good": 20, "noise.pgd": 20, "made.boom": 20}
 
@@ -458,16 +482,13 @@ class TestLearning:
         assert len(LEARNED) == 2
         assert not set(one.units.values()) & set(two.units.values())
 
-    def test_a_damaged_lesson_fails_the_check_in_one_line(self, tmp_path):
-        execution, _, _ = executed(bench_for(), [planned(LEARNER)], tmp_path)
+    def test_a_damaged_lesson_is_learned_again(self, tmp_path):
+        execution, wanted, _ = executed(bench_for(), [planned(LEARNER)], tmp_path)
         (tmp_path / f"{execution.lessons['made.learner']}.npz").write_bytes(b"")
         (tmp_path / f"{execution.units['made.learner', 0]}.npz").unlink()
-        _, result, _ = executed(bench_for(), [planned(LEARNER), planned(GOOD)], tmp_path)
-        record = result.check("made.learner")
-        assert record.status == "failed"
-        assert "is damaged" in record.reason
-        assert "\n" not in record.reason
-        assert result.check("made.good").status == "done"
+        _, result, _ = executed(bench_for(), [planned(LEARNER)], tmp_path)
+        assert len(LEARNED) == 2
+        assert result.check("made.learner").metrics == wanted.check("made.learner").metrics
 
     def test_whatever_goes_wrong_in_learning_fails_that_check_and_no_other(self, tmp_path):
         faults = {
@@ -509,7 +530,7 @@ class TestLearning:
         plan = [planned(LEARNER), planned(GOOD), planned(learner_named("made.boom", boom))]
         for _ in range(2):
             progress = Counter()
-            execute(bench_for(), plan, Store(tmp_path), progress)
+            execute(bench_for(), plan, Store(tmp_path), progress, journal_beside(tmp_path))
             assert progress.total == 60
             assert progress.done == {"made.learner": 20, "made.good": 20, "made.boom": 20}
 
@@ -534,19 +555,26 @@ NUMBERED = check_named("made.numbered", numbered)
 READER = reader_named("made.a_reader", "made.n*")
 
 
-def elsewhere(bench, store, tasks, progress):
-    """Do tasks as worker processes do: all that are known, in any order, knowing nothing but the task."""
-    failures = {}
-    for task in sorted(tasks, key=lambda task: task.digest):
-        samples = bench.read(*bench.shards[task.shard]).samples
-        failure = run_task(bench, store, task, samples, Silent())
-        progress.advance(len(samples), task.planned.key)
-        if failure is not None:
-            failures[task.planned.key] = failure
-    return failures
+class Elsewhere:
+    """Does tasks as worker processes do: in any order, knowing nothing but the task."""
+
+    def __init__(self, bench, store, progress=None):
+        self.bench, self.store, self.progress = bench, store, progress or Silent()
+
+    def do(self, tasks):
+        failures = {}
+        for task in sorted(tasks, key=lambda task: task.digest):
+            if task.shard is None:
+                failure = learn_lesson(self.bench, self.store, task)
+            else:
+                samples = self.bench.read(*self.bench.shards[task.shard]).samples
+                failure = judge_samples(self.bench, self.store, task, samples, self.progress)
+            if failure is not None:
+                failures[task.planned.key] = failure
+        return failures
 
 
-WAYS = pytest.mark.parametrize("way", [None, elsewhere], ids=["here", "elsewhere"])
+WAYS = pytest.mark.parametrize("way", [None, Elsewhere], ids=["here", "elsewhere"])
 
 
 class TestReading:
@@ -625,8 +653,9 @@ class TestReading:
     def test_progress_reaches_its_total(self, tmp_path, way):
         plan = [planned(kind) for kind in (READER, NUMBERED, LEARNER, check_named("made.nasty", boom))]
         for _ in range(2):
-            progress = Counter()
-            execute(bench_for(), plan, Store(tmp_path), progress, way)
+            progress, bench, store = Counter(), bench_for(), Store(tmp_path)
+            hands = Hands(way(bench, store, progress)) if way is not None else None
+            execute(bench, plan, store, progress, journal_beside(tmp_path), hands)
             assert progress.done == dict.fromkeys(("made.a_reader", "made.numbered", "made.learner", "made.nasty"), 20)
 
 
@@ -777,8 +806,9 @@ class TestASecondDataSet:
         torch.jit.script(NETWORK).save(tmp_path / "model.pt")
         np.savez(tmp_path / "data.npz", x=SAMPLES.images.numpy(), y=SAMPLES.labels.numpy())
         recipe = Recipe(tmp_path / "model.pt", tmp_path / "data.npz", settings_from({"ood": UNLIKE.numpy()}))
-        with pytest.raises(UsageError, match="worker processes need"):
-            execute(set_up(recipe), [planned(GOOD)], Store(tmp_path / "units"), Silent(), in_processes(2))
+        hired = worker_processes(set_up(recipe), Store(tmp_path / "units"), Silent(), 2)
+        with pytest.raises(UsageError, match="worker processes need"), hired:
+            pass
 
     def test_where_no_check_looks_at_it_that_is_told(self, tmp_path):
         _, result, _ = executed(outside_bench(), [planned(GOOD)], tmp_path)
@@ -788,7 +818,7 @@ class TestASecondDataSet:
         plan = [planned(outside_named("made.outside")), planned(outside_named("made.boom", boom)), planned(GOOD)]
         for _ in range(2):
             progress = Counter()
-            execute(outside_bench(), plan, Store(tmp_path), progress)
+            execute(outside_bench(), plan, Store(tmp_path), progress, journal_beside(tmp_path))
             assert progress.total == 60
             assert progress.done == {"made.outside": 20, "made.boom": 20, "made.good": 20}
 

@@ -267,7 +267,7 @@ def test_id_that_two_distributions_claim_is_refused(call, tmp_path, wanted):
 
 def test_check_that_hangs_is_stopped_by_its_time_limit(broken, call, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(broken))
-    monkeypatch.setattr("auditkit.workers._GRACE_SECONDS", 8.0)
+    monkeypatch.setattr("auditkit.executors.dispatch._GRACE_SECONDS", 8.0)
     ran = call(
         *DEMO,
         *("--limit", "4", "--checks", "explain.saliency,broken.hang", "--time-limit", "5"),

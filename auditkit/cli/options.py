@@ -19,6 +19,7 @@ __all__ = [
     "model_options",
     "requirements",
     "sample_options",
+    "worker_options",
 ]
 
 PATH = click.Path(path_type=Path)
@@ -77,6 +78,21 @@ def detector_options(command: Any) -> Any:
             ),
             click.option("--overlap", help="Above which two boxes of a class are one object; or: none."),
             click.option("--score", type=float, help="How sure it is of what counts as found. Default: 0.3."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def worker_options(command: Any) -> Any:
+    """Give a command the options that say who computes."""
+    for option in reversed(
+        (
+            click.option("--workers", type=int, help="Processes; 0 (default): this one, or as many as a cluster has."),
+            click.option("--executor", type=click.Choice(["local", "ray"]), help="Where the workers are."),
+            click.option("--ray-address", help="Of a Ray cluster, or: auto. Default: one is started on this machine."),
+            click.option("--gpus-per-worker", type=float, help="Share of a GPU for each worker of a cluster; 1."),
+            click.option("--memory-limit", type=float, help="Gigabytes that a worker process may hold."),
         )
     ):
         command = option(command)

@@ -16,6 +16,7 @@ from auditkit.cli.options import (
     model_options,
     requirements,
     sample_options,
+    worker_options,
 )
 from auditkit.cli.root import cli
 from auditkit.errors import UsageError
@@ -51,7 +52,7 @@ _DEMO_GATES = (
 @click.option("--export", type=PATH, help="Write hard and attacked images to this new folder, to train on.")
 @click.option("--seed", type=int, help="Fixes every random draw. Default: 0.")
 @click.option("--batch", type=int, help="Images at once; changes speed only.")
-@click.option("--workers", type=int, help="Processes; 0 (default): this one.")
+@worker_options
 @click.option("--device", help="auto (default), cpu, cuda, cuda:1.")
 @click.option(
     "--precision",
@@ -59,9 +60,10 @@ _DEMO_GATES = (
     help="Of the search only; verdicts come from the model as it is.",
 )
 @click.option("--time-limit", type=float, help="Seconds a check may take on a shard.")
+@click.option("--start-over", is_flag=True, help="Throw away what an audit left unfinished in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
-def run(model: str | None, config: Path | None, as_json: bool, quiet: bool, **given: Any) -> int:
+def run(model: str | None, config: Path | None, start_over: bool, as_json: bool, quiet: bool, **given: Any) -> int:
     """Audit MODEL: a .onnx, .pt or .pt2 file, module:factory or path.py:factory."""
     from auditkit.auditing import run_audit
     from auditkit.config import settings_from
@@ -79,7 +81,10 @@ def run(model: str | None, config: Path | None, as_json: bool, quiet: bool, **gi
     recipe = Recipe(model, data, settings_from(values))
     exported = Path(export) if export is not None else None
     return run_and_tell(
-        lambda progress: run_audit(recipe, out, progress, exported, command=command_line()), out, as_json, quiet
+        lambda progress: run_audit(recipe, out, progress, exported, start_over=start_over, command=command_line()),
+        out,
+        as_json,
+        quiet,
     )
 
 

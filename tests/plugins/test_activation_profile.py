@@ -354,6 +354,7 @@ CHECKS = [
 def executed(folder, shard, **settings):
     from auditkit.assemble import assemble
     from auditkit.engine import execute
+    from auditkit.journal import Journal
     from auditkit.progress import Silent
     from auditkit.store import Store
 
@@ -362,7 +363,8 @@ def executed(folder, shard, **settings):
     chosen = settings_from({"shard": shard, "precision": "float32", **settings})
     bench = set_up(Recipe(network, (samples.images.numpy(), samples.labels.numpy()), chosen))
     store = Store(folder)
-    execution = execute(bench, CHECKS, store, Silent())
+    folder.mkdir(exist_ok=True)
+    execution = execute(bench, CHECKS, store, Silent(), Journal(folder, {}))
     result, table, *_ = assemble(bench, CHECKS, [], execution, store, [], {}, None)
     return result.check("profile.activations").model_dump(exclude={"seconds"}), table
 

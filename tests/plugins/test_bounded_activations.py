@@ -286,6 +286,7 @@ CHECKS = [configure(BoundedActivations, {**QUICK, "train": 1}, "prevent.bounded"
 def executed(folder, network, shard, **settings):
     from auditkit.assemble import assemble
     from auditkit.engine import execute
+    from auditkit.journal import Journal
     from auditkit.progress import Silent
     from auditkit.store import Store
 
@@ -293,7 +294,8 @@ def executed(folder, network, shard, **settings):
     chosen = settings_from({"shard": shard, "precision": "float32", **settings})
     bench = set_up(Recipe(network, (samples.images.numpy(), samples.labels.numpy()), chosen))
     store = Store(folder)
-    execution = execute(bench, CHECKS, store, Silent())
+    folder.mkdir(exist_ok=True)
+    execution = execute(bench, CHECKS, store, Silent(), Journal(folder, {}))
     result, table, *_ = assemble(bench, CHECKS, [], execution, store, [], {}, None)
     return result.check("prevent.bounded").model_dump(exclude={"seconds"}), table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +18,15 @@ from torch.nn import functional
 
 from auditkit.assemble import assemble
 from auditkit.config import settings_from
-from auditkit.engine import execute
+from auditkit.engine import Hands, execute
+from auditkit.executors import worker_processes
+from auditkit.journal import UNFINISHED, Journal
 from auditkit.plan import configure
 from auditkit.progress import Silent
 from auditkit.samples import Samples
 from auditkit.store import Store
 from auditkit.testing import LinearModel, assert_contract, run_check, run_learn, toy_model, toy_samples
 from auditkit.workbench import Recipe, set_up
-from auditkit.workers import in_processes
 from auditkit_plugins.last_layer import last_weights, with_bounded_features
 from auditkit_plugins.outside import Outside
 
@@ -252,9 +254,13 @@ def bench_for(folder, **settings):
     return set_up(Recipe(str(folder / "model.pt"), str(folder / "own.npz"), settings_from(chosen)))
 
 
-def executed(bench, folder, elsewhere=None, **options):
+def executed(bench, folder, workers=0, **options):
     store, plan = Store(folder), [configure(Outside, options, "profile.ood", "tests 1")]
-    execution = execute(bench, plan, store, Silent(), elsewhere)
+    folder.mkdir(exist_ok=True)
+    hired = worker_processes(bench, store, Silent(), workers) if workers else contextlib.nullcontext()
+    with hired as executor:
+        execution = execute(bench, plan, store, Silent(), Journal(folder, {}), Hands(executor))
+    (folder / UNFINISHED).unlink()
     result, table, arrays, _ = assemble(bench, plan, [], execution, store, [], {}, None)
     return result.model_copy(update={"checks": (result.checks[0].model_copy(update={"seconds": 0}),)}), table, arrays
 
@@ -276,7 +282,7 @@ def test_a_whole_audit_is_the_same_whatever_the_batch_the_shards_the_workers_and
     ways = {
         "shards of 1": executed(bench_for(tmp_path, shard=1), tmp_path / "b"),
         "one shard": executed(bench_for(tmp_path, shard=64, batch=3), tmp_path / "c"),
-        "workers": executed(bench_for(tmp_path, workers=2), tmp_path / "d", in_processes(2)),
+        "workers": executed(bench_for(tmp_path), tmp_path / "d", workers=2),
         "again": again,
     }
     for way, (result, columns, pictures) in ways.items():

@@ -1,0 +1,154 @@
+"""Worker processes on this machine: one that dies, hangs or takes too much memory takes only its task with it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from auditkit.executors.dispatch import Ended
+from auditkit.executors.worker import Answer, Worker
+from auditkit.store import Store
+from auditkit.units import Task
+
+__all__ = ["Processes"]
+
+_SPAWN = multiprocessing.get_context("spawn")
+_GIGABYTE = 1e9
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass
+class _Process:
+    process: BaseProcess
+    connection: Connection
+    busy: bool = False
+    too_large: bool = False
+
+
+@dataclass
+class Processes:
+    """Processes that are started when they are first needed."""
+
+    recipe: bytes
+    count: int
+    threads: int
+    store: Path
+    memory_limit: float | None = None
+    """Gigabytes that one may hold in memory (POSIX systems with /proc only)."""
+    _running: dict[int, _Process] = field(default_factory=dict, init=False)
+
+    def idle(self) -> Sequence[int]:
+        """Return the workers that have nothing to do, those that are not started yet last."""
+        started = [number for number, worker in self._running.items() if not worker.busy]
+        unused = [number for number in range(self.count) if number not in self._running]
+        return started + unused
+
+    def give(self, worker: int, task: Task) -> None:
+        """Let a worker that is idle do a task."""
+        if worker not in self._running:
+            self._running[worker] = self._started()
+        running = self._running[worker]
+        running.busy = True
+        with contextlib.suppress(BrokenPipeError):  # it died: waiting for it will tell
+            running.connection.send(task)
+
+    def wait(self, seconds: float | None) -> Sequence[Ended]:
+        """Wait until something happens, or for so long; return the tasks that ended."""
+        if self.memory_limit is not None:
+            seconds = min(seconds, _SECONDS_BETWEEN_LOOKS) if seconds is not None else _SECONDS_BETWEEN_LOOKS
+            self._stop_the_large(self.memory_limit)
+        busy = {running.connection: number for number, running in self._running.items() if running.busy}
+        return [self._ended(busy[ready]) for ready in wait(list(busy), seconds) if isinstance(ready, Connection)]
+
+    def dismiss(self, worker: int) -> None:
+        """Stop a worker in the middle of its task; another takes its place."""
+        running = self._running.pop(worker)
+        running.process.kill()
+        running.process.join()
+        running.connection.close()
+
+    def close(self) -> None:
+        """Stop all."""
+        for worker in list(self._running):
+            self.dismiss(worker)
+
+    def _started(self) -> _Process:
+        ours, theirs = _SPAWN.Pipe()
+        order = (theirs, self.recipe, self.threads, self.store)
+        process = _SPAWN.Process(target=_serve, args=order, name="auditkit worker")
+        process.start()
+        theirs.close()
+        return _Process(process, ours)
+
+    def _ended(self, worker: int) -> Ended:
+        running = self._running[worker]
+        try:
+            answer: Answer = running.connection.recv()
+        except (EOFError, ConnectionResetError):
+            running.process.join()
+            death = f"it took more than {self.memory_limit:g} GB of memory" if running.too_large else _death(running)
+            self.dismiss(worker)
+            return Ended(worker, death=death)
+        running.busy = False
+        if answer.lost is not None:
+            self.dismiss(worker)
+        return Ended(worker, answer)
+
+    def _stop_the_large(self, limit: float) -> None:
+        for running in self._running.values():
+            if running.busy and _resident(running.process.pid) > limit * _GIGABYTE:
+                running.too_large = True
+                running.process.kill()
+
+
+def _death(running: _Process) -> str:
+    """Return in words how a process died."""
+    code = running.process.exitcode or 0
+    if code >= 0:
+        return f"its process ended by itself (os._exit or the like, exit code {code})"
+    name = signal.Signals(-code).name
+    reason = "killed from outside, perhaps for want of memory" if name == "SIGKILL" else "a crash in native code"
+    return f"its process died ({name}: {reason})"
+
+
+def _resident(pid: int | None) -> int:
+    """Return how many bytes a process holds in memory; 0 where that cannot be known."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _serve(connection: Connection, recipe: bytes, threads: int, store: Path) -> None:
+    """Be a worker: do what comes over the connection until it is closed."""
+    # Ctrl-C reaches every process of a terminal; the parent alone answers, and ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+    worker = Worker(recipe, threads, Store(store))
+    with contextlib.suppress(EOFError):
+        while True:
+            answer = worker.do(connection.recv())
+            connection.send(answer)
+            if answer.lost is not None:
+                return
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent is gone, also in the middle of a task."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 (it was spawned)
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
