@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs wheel bench clean
+.PHONY: demo test lint types docs wheel bench lock sbom audit-dependencies clean
 
 demo: $(VENV)/installed
 	$(BIN)/auditkit demo
@@ -30,7 +30,24 @@ wheel: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/pip install --quiet --no-deps --requirement benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.pgd
+
+# The versions that are installed become the lock. Delete lines of it, `make clean`, and they are chosen anew.
+lock: $(VENV)/installed
+	$(BIN)/python tests/packaging/lock.py
+
+sbom: $(VENV)/installed
+	$(BIN)/python tests/packaging/sbom.py dist/auditkit.cdx.json
+
+# No part of `make test`: it asks a service on the network. Fails where something is found, and where nobody answers.
+audit-dependencies: $(VENV)/pip-audit/installed
+	$(VENV)/pip-audit/bin/python tests/packaging/audit_dependencies.py $(VENV)/pip-audit/bin/pip-audit
+
+$(VENV)/pip-audit/installed: tests/packaging/pip_audit.txt
+	$(PYTHON) -m venv $(VENV)/pip-audit
+	$(VENV)/pip-audit/bin/pip install --quiet --no-deps --requirement tests/packaging/pip_audit.txt
+	touch $@
 
 $(VENV)/installed: pyproject.toml setup.cfg tests/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -35,7 +35,7 @@ LAYERS = (
         "saliency_map",
         "summaries",
     ),
-    ("detection", "drive", "exhibits", "workbench"),
+    ("detection", "drive", "exhibits", "verification", "workbench"),
     ("campaign", "hardening", "noticed", "stickers", "units"),
     ("executors",),
     ("engine",),

@@ -96,6 +96,7 @@ def report(
     from auditkit.report.sarif import sarif_log
     from auditkit.result import Result
     from auditkit.store import write_atomically
+    from auditkit.verification import evidence_digests
 
     audited = _judged(result, gates, warnings, baseline)
     if templates is not None and form != "html":
@@ -104,6 +105,8 @@ def report(
         out = audited.report(out, templates=templates)
     elif form == "csv":
         write_atomically(out, samples_csv(audited.table).encode())
+    elif form == "in-toto":
+        write_atomically(out, in_toto_statement(audited.result, evidence_digests(result)).encode())
     else:
         render = {
             "json": Result.to_json,
@@ -111,7 +114,6 @@ def report(
             "markdown": markdown_summary,
             "sarif": sarif_log,
             "cyclonedx": cyclonedx_bom,
-            "in-toto": in_toto_statement,
             "model-index": model_index,
         }[form]
         write_atomically(out, render(audited.result).encode())

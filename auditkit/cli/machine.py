@@ -1,4 +1,4 @@
-"""`auditkit init` and `auditkit doctor`: a configuration to start from, and what this machine offers."""
+"""`auditkit init` and `auditkit doctor`: a configuration to start from, what this machine offers, what a file is."""
 
 from __future__ import annotations
 
@@ -28,10 +28,18 @@ def init(out: Path) -> int:
 
 
 @cli.command()
-def doctor() -> int:
-    """Explain this machine: versions, devices, and what would get in the way."""
-    from auditkit.doctor import examine
+@click.option("--model", type=PATH, help="Say what this file is and whether it would be loaded; load nothing.")
+def doctor(model: Path | None) -> int:
+    """Explain this machine, or a model file.
 
+    Without --model: versions, devices, and what would get in the way.
+    """
+    from auditkit.doctor import examine, examine_model
+
+    if model is not None:
+        lines, loads = examine_model(model)
+        click.echo("\n".join(lines))
+        return 0 if loads else ExitCode.USAGE
     lines, healthy = examine()
     click.echo("\n".join(lines))
     return 0 if healthy else ExitCode.EXECUTION

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from auditkit.errors import ExitCode
 from auditkit.gate import exit_code
@@ -11,10 +12,12 @@ from auditkit.report.text import gate_name
 from auditkit.result import Result, Verdict
 from auditkit.store import unit_digest
 
-__all__ = ["in_toto_statement"]
+__all__ = ["EVIDENCE", "PREDICATE", "STATEMENT", "in_toto_statement", "model_subject", "samples_descriptor"]
 
-_STATEMENT = "https://in-toto.io/Statement/v1"
-_PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
+STATEMENT: Final = "https://in-toto.io/Statement/v1"
+PREDICATE: Final = "https://in-toto.io/attestation/test-result/v0.1"
+EVIDENCE = ("result.json", "samples.npz", "exhibits.npz", "matches.npz")
+"""The files of a stored audit that others are made from, and that nothing can be made again from."""
 _OUTCOMES = {
     Verdict.PASS: "passedTests",
     Verdict.INCONCLUSIVE: "warnedTests",
@@ -23,15 +26,24 @@ _OUTCOMES = {
 }
 
 
-def in_toto_statement(result: Result) -> str:
-    """Return the result as an unsigned in-toto statement with a test-result predicate (v0.1)."""
+def in_toto_statement(result: Result, evidence: Mapping[str, str] | None = None) -> str:
+    """Return the result as an unsigned in-toto statement with a test-result predicate (v0.1).
+
+    `evidence` has the sha256 (hex) of the files of the stored audit, by name; with the model they are the subjects.
+    """
     tests: dict[str, list[str]] = {"passedTests": [], "warnedTests": [], "failedTests": []}
     for gate in result.gates:
         tests[_OUTCOMES.get(gate.verdict, "failedTests")].append(gate_name(gate))
     tests["failedTests"] += [check.key for check in result.checks if check.status == "failed"]
-    predicate = {"result": _outcome(result), "configuration": [_audit(result), _samples(result)], **tests}
+    configuration = [_audit(result), samples_descriptor(result)]
+    files = [{"name": name, "digest": {"sha256": digest}} for name, digest in (evidence or {}).items()]
     return json_text(
-        {"_type": _STATEMENT, "subject": [_subject(result)], "predicateType": _PREDICATE, "predicate": predicate}
+        {
+            "_type": STATEMENT,
+            "subject": [model_subject(result), *files],
+            "predicateType": PREDICATE,
+            "predicate": {"result": _outcome(result), "configuration": configuration, **tests},
+        }
     )
 
 
@@ -46,7 +58,8 @@ def _outcome(result: Result) -> str:
             return "FAILED"
 
 
-def _subject(result: Result) -> dict[str, Any]:
+def model_subject(result: Result) -> dict[str, Any]:
+    """Return name and digest of the model: `sha256` of its file, or `auditkitNetwork` where it came from none."""
     # Only a file has bytes that others can hash; the digest of a network in memory must not be taken for that of one.
     digest = file_digest(result.model)
     return {
@@ -68,7 +81,8 @@ def _audit(result: Result) -> dict[str, Any]:
     }
 
 
-def _samples(result: Result) -> dict[str, Any]:
+def samples_descriptor(result: Result) -> dict[str, Any]:
+    """Return where the images came from, and their fingerprint."""
     return {
         "name": result.samples.source,
         "digest": {"auditkitSamples": result.samples.fingerprint},

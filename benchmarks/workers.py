@@ -1,0 +1,142 @@
+"""What worker processes and a Ray cluster gain, and what a unit costs beside its work.
+
+python -m benchmarks.workers --rounds 3
+
+Every way computes the same audit, bound by the processor, with one thread a process. The time is that of the units,
+from the first to the last: with workers it includes their start and their own loading of the model; `audit` is the
+whole, with reading the model in, the report and all. The overhead is that of a check that does nothing, by unit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from auditkit import Context, Findings, Metric, Model, Samples, Spec, audit
+from auditkit.config import settings_from
+from auditkit.demo import IMAGES, WEIGHTS
+from auditkit.engine import Hands, execute
+from auditkit.executors import executor_for
+from auditkit.journal import Journal
+from auditkit.plan import configure
+from auditkit.progress import Silent
+from auditkit.store import Store
+from auditkit.workbench import Recipe, set_up
+
+MODEL = "auditkit.demo.network:SignNet"
+WAYS = {"one process": {"workers": 0}, "one worker": {"workers": 1}, "two workers": {"workers": 2}}
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A check that does nothing."""
+
+    spec: ClassVar[Spec] = Spec("benchmark.nothing", "t", "w", (Metric("ones", "one", "t"),))
+
+    def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
+        """Find that every sample is a sample."""
+        return Findings({"one": np.ones(len(samples), dtype=bool)})
+
+
+class Clock(Silent):
+    """Notes when the units begin and end."""
+
+    def __init__(self) -> None:
+        self.began = self.ended = 0.0
+
+    def start(self, total: int) -> None:
+        """Note the time."""
+        self.began = time.perf_counter()
+
+    def advance(self, pairs: int, key: str) -> None:
+        """Note the time."""
+        self.ended = time.perf_counter()
+
+
+def timed(way: Mapping[str, Any], steps: int, shard: int) -> tuple[float, float]:
+    clock, began = Clock(), time.perf_counter()
+    options = {"noise.pgd": {"steps": steps, "eps": "0.5/255"}}
+    audited = audit(
+        MODEL,
+        str(IMAGES),
+        weights=WEIGHTS,
+        checks=["noise.pgd"],
+        options=options,
+        shard=shard,
+        precision="float32",
+        progress=clock,
+        **way,
+    )
+    assert audited.result.checks[0].status == "done", audited.result.checks[0].reason
+    return clock.ended - clock.began, time.perf_counter() - began
+
+
+def overhead(way: Mapping[str, Any], shard: int, copies: int) -> tuple[float, int]:
+    """Return milliseconds a unit of a check that does nothing, the start of workers left out, and the units."""
+    settings = settings_from({"weights": WEIGHTS, "shard": shard, "precision": "float32", **way})
+    bench = set_up(Recipe(MODEL, str(IMAGES), settings))
+    plan = [configure(Nothing, {}, f"benchmark.nothing@{copy}", "benchmark") for copy in range(copies)]
+    first = [configure(Nothing, {}, "benchmark.nothing", "benchmark")]
+    with tempfile.TemporaryDirectory() as folder, executor_for(bench, Store(Path(folder)), Silent()) as executor:
+        store = Store(Path(folder))
+        hands = Hands(executor)
+        execute(bench, first, store, Silent(), Journal(Path(folder), {}), hands)
+        began = time.perf_counter()
+        done = execute(bench, plan, store, Silent(), Journal(Path(folder), {}), hands)
+    assert not done.failures, done.failures
+    return 1000 * (time.perf_counter() - began) / len(done.units), len(done.units)
+
+
+@contextlib.contextmanager
+def two_nodes() -> Iterator[str]:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    yield cluster.address
+    cluster.shutdown()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--shard", type=int, default=16)
+    parser.add_argument("--no-ray", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as stack:
+        ways: dict[str, Mapping[str, Any]] = dict(WAYS)
+        if not args.no_ray:
+            address = stack.enter_context(two_nodes())
+            for count in (1, 2):
+                name = "Ray, one worker" if count == 1 else "Ray, two nodes"
+                ways[name] = {"executor": "ray", "ray_address": address, "workers": count}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        for _ in range(args.rounds):
+            for name, way in ways.items():
+                times[name].append(timed(way, args.steps, args.shard))
+        units = {name: overhead(way, args.shard, copies=8) for name, way in ways.items()}
+    alone = [min(pair[at] for pair in times["one process"]) for at in (0, 1)]
+    for name, pairs in times.items():
+        work, whole = (min(pair[at] for pair in pairs) for at in (0, 1))
+        milliseconds, count = units[name]
+        sys.stdout.write(
+            f"{name:18} units {work:7.1f} s ({alone[0] / work:.2f}x)   "
+            f"audit {whole:7.1f} s ({alone[1] / whole:.2f}x)   "
+            f"{milliseconds:5.1f} ms a unit that does nothing ({count} units)\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Checks with all the faults that a plugin can have; worker processes import them by name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from auditkit import Findings, Metric, Spec
+
+
+def spec(name: str, **more) -> Spec:
+    return Spec(f"faulty.{name}", "t", "w", (Metric("ones", "one", "t"),), **more)
+
+
+def ones(samples) -> Findings:
+    return Findings({"one": np.ones(len(samples), dtype=bool)})
+
+
+@dataclass(frozen=True)
+class Good:
+    spec: ClassVar[Spec] = spec("good")
+
+    def run(self, model, samples, ctx):
+        return ones(samples)
+
+
+@dataclass(frozen=True)
+class Raises:
+    spec: ClassVar[Spec] = spec("raises")
+
+    def run(self, model, samples, ctx):
+        raise RuntimeError("boom")
+
+
+@dataclass(frozen=True)
+class NaN:
+    spec: ClassVar[Spec] = spec("nan")
+
+    def run(self, model, samples, ctx):
+        return Findings({"one": np.full(len(samples), np.nan)})
+
+
+@dataclass(frozen=True)
+class Short:
+    spec: ClassVar[Spec] = spec("short")
+
+    def run(self, model, samples, ctx):
+        return Findings({"one": np.ones(3, dtype=bool)})
+
+
+@dataclass(frozen=True)
+class Exits:
+    spec: ClassVar[Spec] = spec("exits")
+
+    def run(self, model, samples, ctx):
+        os._exit(0)
+
+
+@dataclass(frozen=True)
+class Crashes:
+    spec: ClassVar[Spec] = spec("crashes")
+
+    def run(self, model, samples, ctx):
+        ctypes.string_at(0)
+
+
+@dataclass(frozen=True)
+class CrashesInLearning:
+    spec: ClassVar[Spec] = spec("learns", scope="dataset")
+
+    def learn(self, model, samples, ctx):
+        ctypes.string_at(0)
+
+    def run(self, model, samples, ctx):
+        return ones(samples)
+
+
+@dataclass(frozen=True)
+class Hangs:
+    spec: ClassVar[Spec] = spec("hangs")
+
+    def run(self, model, samples, ctx):
+        time.sleep(600)
+
+
+@dataclass(frozen=True)
+class Leaks:
+    spec: ClassVar[Spec] = spec("leaks")
+
+    def run(self, model, samples, ctx):
+        held = []
+        while True:
+            held.append(np.ones(2**22))
+
+
+@dataclass(frozen=True)
+class LosesTheDevice:
+    spec: ClassVar[Spec] = spec("device")
+
+    def run(self, model, samples, ctx):
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered\nCUDA kernel errors might be ...")
