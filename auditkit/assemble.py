@@ -13,19 +13,8 @@ from auditkit.anytime import anytime_share
 from auditkit.check import Exhibit, Summarising
 from auditkit.engine import Execution, why_skipped
 from auditkit.errors import ExecutionError
-from auditkit.exhibits import EXHIBITS
-from auditkit.findings import (
-    Share,
-    curves,
-    flags,
-    join_all_matches,
-    join_columns,
-    join_others,
-    maps,
-    metric_columns,
-    metrics,
-    top_exhibits,
-)
+from auditkit.findings import Share, curves, flags, maps, metric_columns, metrics
+from auditkit.gathering import Gathering
 from auditkit.objects.detector import Detector
 from auditkit.plan import Planned
 from auditkit.precision import Matches
@@ -44,15 +33,8 @@ from auditkit.result import (
     Verdict,
 )
 from auditkit.stats import CONFIDENCE, proportion
-from auditkit.store import Store, Unit
-from auditkit.summaries import (
-    class_estimates,
-    class_table,
-    concluded,
-    grid_tables,
-    merge_tallies,
-    precision_table,
-)
+from auditkit.store import Store
+from auditkit.summaries import class_estimates, class_table, concluded, grid_tables, precision_table
 from auditkit.threat import ThreatModel
 from auditkit.workbench import Workbench
 
@@ -73,8 +55,13 @@ def assemble(
     notes: Sequence[NoteRecord],
     volatile: Mapping[str, Any],
     disclaimer: str | None,
+    gathered: dict[str, Gathering] | None = None,
 ) -> tuple[Result, Arrays, Arrays, Arrays]:
-    """Return the result (without gates), the per-sample table, the arrays of the exhibits, and those of matches."""
+    """Return the result (without gates), the per-sample table, the arrays of the exhibits, and those of matches.
+
+    Units are read one at a time. `gathered` holds what an earlier call for the first of these shards read, by check;
+    then only the others are read, and added to it.
+    """
     table: Arrays = {
         "id": np.array([name for shard in execution.shards for name in shard.ids]),
         "label": np.array([label for shard in execution.shards for label in shard.labels], dtype=np.int64),
@@ -85,7 +72,8 @@ def assemble(
     checks: list[CheckRecord] = []
     raised: list[FlagRecord] = []
     for planned in plan:
-        record, raised_here = _check(bench, planned, execution, store, table, arrays, matched)
+        gathering = Gathering() if gathered is None else gathered.setdefault(planned.key, Gathering())
+        record, raised_here = _check(bench, planned, execution, store, gathering, table, arrays, matched)
         checks.append(record)
         raised += raised_here
     checks += [_broken(*entry) for entry in broken]
@@ -109,6 +97,7 @@ def _check(
     planned: Planned,
     execution: Execution,
     store: Store,
+    gathering: Gathering,
     table: Arrays,
     arrays: Arrays,
     matched: Arrays,
@@ -134,17 +123,21 @@ def _check(
     )
     if record.status != "done":
         return record, ()
-    units = [store.get(digest) for (key, _), digest in sorted(execution.units.items()) if key == planned.key]
-    if not units:
+    digests = [digest for (key, _), digest in sorted(execution.units.items()) if key == planned.key]
+    if not digests:
         reason = "all images fell to the training half: none is left to judge it on"
         return record.model_copy(update={"status": "failed", "reason": reason}), ()
+    for digest in digests[gathering.units :]:
+        unit, exhibits = store.get_numbers(digest)
+        try:
+            gathering.add(unit, exhibits)
+        except ExecutionError as error:
+            return record.model_copy(update={"status": "failed", "reason": str(error)}), ()
     try:
-        columns = join_columns([unit.findings.columns for unit in units])
-        others = join_others([unit.findings.others for unit in units])
-        matches = _joined_matches(units)
-        tables, profiles = _conclusion(planned, units)
+        tables, profiles = _conclusion(planned, gathering)
     except ExecutionError as error:
         return record.model_copy(update={"status": "failed", "reason": str(error)}), ()
+    columns, others, matches = gathering.columns(), gathering.others, gathering.matches()
     # Whoever stops to look may stop too early: then an interval must hold at every look.
     share: Share = anytime_share if bench.recipe.settings.until_decided else proportion
     estimates, titles = metrics(spec, columns, others, share, matches)
@@ -156,15 +149,13 @@ def _check(
     if not judged.all():
         table[f"{planned.key}/held_out"] = judged
     queries: dict[str, float] = {}
-    for name, field in (("forward", "forwards"), ("backward", "backwards")):
-        counts = [getattr(unit.findings, field) for unit in units]
-        if all(count is not None for count in counts):
-            passes = np.concatenate(counts)
-            table[f"{planned.key}/{field}"] = _spread(passes, judged)
-            queries[name] = float(passes.mean())
+    for direction in ("forward", "backward"):
+        passes = gathering.passes(f"{direction}s")
+        if passes is not None:
+            table[f"{planned.key}/{direction}s"] = _spread(passes, judged)
+            queries[direction] = float(passes.mean())
     _, height, width = next(shard.shape for shard in execution.shards if shard.ids)
-    exhibits = maps(spec, columns, height, width)
-    exhibits += top_exhibits((exhibit for unit in units for exhibit in unit.findings.exhibits), EXHIBITS)
+    shown = [*maps(spec, columns, height, width), *map(store.get_exhibit, gathering.exhibits)]
     record = record.model_copy(
         update={
             "metrics": estimates,
@@ -175,16 +166,11 @@ def _check(
             "tabulated": tuple(name for grid in spec.grids for name in grid.metrics if name in estimates),
             "profiles": profiles,
             "queries": queries,
-            "seconds": round(sum(unit.seconds for unit in units), 3),
-            "exhibits": tuple(_exhibit(planned.key, at, exhibit, arrays) for at, exhibit in enumerate(exhibits)),
+            "seconds": round(gathering.seconds, 3),
+            "exhibits": tuple(_exhibit(planned.key, at, exhibit, arrays) for at, exhibit in enumerate(shown)),
         }
     )
     return record, flags(spec, planned.key, estimates, classes.estimates)
-
-
-def _joined_matches(units: Sequence[Unit]) -> dict[str, Matches]:
-    rows = [len(next(iter(unit.findings.columns.values()), ())) for unit in units]
-    return join_all_matches([unit.findings.matches for unit in units], rows)
 
 
 def _flat(key: str, matches: Mapping[str, Matches]) -> Arrays:
@@ -196,17 +182,17 @@ def _flat(key: str, matches: Mapping[str, Matches]) -> Arrays:
     }
 
 
-def _conclusion(planned: Planned, units: Sequence[Unit]) -> tuple[tuple[TableRecord, ...], tuple[ProfileRecord, ...]]:
+def _conclusion(planned: Planned, gathering: Gathering) -> tuple[tuple[TableRecord, ...], tuple[ProfileRecord, ...]]:
     """Return what the check makes of its tallies; nothing where it has none.
 
     Raises:
-        ExecutionError: the tallies do not fit together, or the check fails on them.
+        ExecutionError: the check fails on them.
     """
-    merged = merge_tallies([unit.findings.tallies for unit in units])
-    if not merged:
+    tallies = gathering.tallies()
+    if not tallies:
         return (), ()
     try:
-        return concluded(cast(Summarising, planned.check).conclude(merged))
+        return concluded(cast(Summarising, planned.check).conclude(tallies))
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0]
         raise ExecutionError(f"{type(error).__name__} while concluding: {text}") from error

@@ -9,8 +9,6 @@ import platform
 import shutil
 import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -21,6 +19,7 @@ import numpy as np
 from pydantic import ValidationError
 from torch import nn
 
+from auditkit.archives import read_arrays
 from auditkit.assemble import Arrays, assemble
 from auditkit.attack import Attack
 from auditkit.baseline import Measured, compare_with
@@ -36,10 +35,12 @@ from auditkit.journal import UNFINISHED, Journal
 from auditkit.noticed import noticed
 from auditkit.plan import Planned, plan_checks
 from auditkit.progress import Progress, Silent
+from auditkit.quoting import printable
 from auditkit.registry import CHECKS, DETECTOR_CHECKS
 from auditkit.report import junit_xml, markdown_summary, write_html
 from auditkit.requirements import Gate, parse_requirement
 from auditkit.result import SCHEMA, Result, Verdict
+from auditkit.soundness import check_pictures, check_table
 from auditkit.stats import Estimate
 from auditkit.store import Store, write_atomically
 from auditkit.until_decided import IMAGES_A_LOOK, check_decidable, stop_when_decided, stopped_note
@@ -304,10 +305,10 @@ def save(audited: AuditResult, folder: Path) -> None:
     audited.report(folder / "report.html")
 
 
-def _npz(arrays: Arrays) -> bytes:
+def _npz(arrays: Arrays) -> memoryview:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+    return buffer.getbuffer()
 
 
 def load_result(path: str | Path) -> AuditResult:
@@ -327,13 +328,16 @@ def load_result(path: str | Path) -> AuditResult:
         result = Result.model_validate_json(file.read_bytes())
         names = ("samples.npz", "exhibits.npz", "matches.npz")
         table, arrays, matches = (_read_npz(file.with_name(name)) for name in names)
+        check_table(result, table)
+        check_pictures(result, arrays)
     except FileNotFoundError as error:
         raise UsageError(f"no stored audit: {error.filename} is missing") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{file} is not a readable result of auditkit ({where}: {first['msg']})") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        problem = printable(f"{where}: {first['msg']}")
+        raise UsageError(f"{file} is not a readable result of auditkit ({problem})") from None
+    except (OSError, ValueError) as error:
         raise UsageError(f"{file} is not a readable result of auditkit ({error})") from None
     if result.schema_version != SCHEMA:
         raise UsageError(f"{file} has schema {result.schema_version}; this auditkit reads schema {SCHEMA}")
@@ -343,6 +347,5 @@ def load_result(path: str | Path) -> AuditResult:
 def _read_npz(path: Path) -> Arrays:
     if not path.is_file():
         return {}
-    # Given a path, numpy leaves the file open when the archive turns out to be damaged.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    with path.open("rb") as file:
+        return read_arrays(file)[0]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from auditkit.errors import UsageError, did_you_mean
+from auditkit.quoting import printable, quoted
 
 __all__ = ["Settings", "read_config", "settings_from"]
 
@@ -45,11 +46,15 @@ def _requirements(value: object) -> object:
     return (value,) if isinstance(value, str | Mapping) else value
 
 
+_LARGEST_FILE = 4 * 2**20
 _OF_DETECTORS = ("decode", "box_units", "overlap", "score")
 _OF_RAY = ("ray_address", "gpus_per_worker")
 _OF_CLASSIFIERS = ("labels", "masks", "outputs", "ood")
 
-Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size)]
+# Bounds that no audit comes near: beyond them, numbers can be neither computed with nor written down.
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Side = Annotated[int, Field(ge=1, le=2**16)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(_size)]
 Numbers = Annotated[str, BeforeValidator(_text)]
 
 
@@ -68,7 +73,7 @@ class Settings(BaseModel):
     """A stored audit to compare with, for gates on a drop or a rise."""
     until_decided: bool = False
     """Whether to take the images in random order, and to stop as soon as every gate is decided."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
 
     weights: Path | None = None
     trust_pickle: bool = False
@@ -78,7 +83,7 @@ class Settings(BaseModel):
     channel_order: Literal["rgb", "bgr"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
     outputs: Literal["logits", "probabilities", "labels"] = "logits"
-    classes: Annotated[int, Field(ge=1)] | None = None
+    classes: Count | None = None
     """How many there are at least; for a network that returns labels, or boxes with labels, which do not tell."""
 
     labels: Path | None = None
@@ -96,13 +101,13 @@ class Settings(BaseModel):
     """The second data set, of images unlike the data: a text or path, or what `audit` takes as data."""
     resize: Size | None = None
     colour: Literal["auto", "rgb", "grey"] = "auto"
-    label_offset: int = 0
+    label_offset: Annotated[int, Field(gt=-(2**31), lt=2**31)] = 0
     class_names: tuple[str, ...] | None = None
     skip_bad: bool = False
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Count | None = None
 
-    batch: Annotated[int, Field(ge=1)] = 128
-    shard: Annotated[int, Field(ge=1)] = 256
+    batch: Count = 128
+    shard: Count = 256
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes; 0: none, or (executor = ray) as many as the cluster has room for."""
     executor: Literal["local", "ray"] = "local"
@@ -125,14 +130,14 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
     """
     for name in values:
         if name not in Settings.model_fields:
-            raise UsageError(f"there is no setting {name!r}{did_you_mean(name, Settings.model_fields)}")
+            raise UsageError(f"there is no setting {quoted(name)}{did_you_mean(str(name), Settings.model_fields)}")
     try:
         settings = Settings.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where} = {first['input']!r}: {message[0].lower()}{message[1:]}") from None
+        where = printable(".".join(str(part) for part in first["loc"]))
+        message = printable(first["msg"].removeprefix("Value error, "))
+        raise UsageError(f"{where} = {quoted(first['input'])}: {message[0].lower()}{message[1:]}") from None
     if settings.classes is not None and settings.outputs != "labels" and settings.boxes is None:
         raise UsageError("classes goes with outputs = labels; other networks tell by the number of their outputs")
     _check_detection(settings)
@@ -171,27 +176,36 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read, or a key in it is unknown.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
+    values = _read_toml(path)
     known = (*Settings.model_fields, "model", "data", "out")
     for name in values:
         if name not in known:
-            raise UsageError(f"{path}: there is no setting {name!r}{did_you_mean(name, known)}")
+            raise UsageError(f"{path}: there is no setting {quoted(name)}{did_you_mean(name, known)}")
     for name in ("model", "data", "ood", "decode", "baseline", "out"):
         if not isinstance(values.get(name, ""), str):
-            raise UsageError(f"{path}: {name} = {values[name]!r}: wanted a text")
+            raise UsageError(f"{path}: {name} = {quoted(values[name])}: wanted a text")
     options = values.get("options", {})
     if not isinstance(options, dict) or not all(isinstance(of_check, dict) for of_check in options.values()):
-        raise UsageError(f'{path}: options = {options!r}: wanted a table a check, such as [options."noise.pgd"]')
+        raise UsageError(f'{path}: options = {quoted(options)}: wanted a table a check, such as [options."noise.pgd"]')
     folder = path.parent
     for name in ("model", "data", "ood", "weights", "labels", "masks", "boxes", "decode", "baseline", "out"):
         if isinstance(values.get(name), str):
             values[name] = _from_folder(folder, values[name])
     return values
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise UsageError(f"{path} is larger than {_LARGEST_FILE // 2**20} MiB: no file of settings is")
+        return tomllib.loads(content.decode().replace("\r\n", "\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {printable(str(error))}") from None
+    # Beside its own error: one of numbers with too many digits, and one of too many brackets.
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not TOML: {printable(str(error))}") from None
 
 
 def _from_folder(folder: Path, text: str) -> str:

@@ -1,14 +1,15 @@
-"""What this machine can do for an audit, and what would get in the way."""
+"""What this machine can do for an audit, what would get in the way, and what a model file is before it is loaded."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from auditkit.errors import ExecutionError
 from auditkit.registry import entries, load_check
 
-__all__ = ["examine"]
+__all__ = ["examine", "examine_model"]
 
 _LIBRARIES = ("torch", "onnx", "onnx2fx", "numpy", "scipy", "pydantic", "matplotlib", "pillow", "safetensors")
 _RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
@@ -38,6 +39,18 @@ def examine() -> tuple[list[str], bool]:
             lines.append(f"PROBLEM: {error}")
     lines.append(f"{len(entries())} checks installed")
     return lines, healthy
+
+
+def examine_model(path: Path) -> tuple[list[str], bool]:
+    """Return lines about a model file for a person, and whether auditkit would load it; it is not loaded here.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    from auditkit.models.inspection.describe import inspect_model
+
+    found = inspect_model(path)
+    return [*(f"{name}: {fact}" for name, fact in found.facts), found.verdict], found.refusal is None
 
 
 def _version(name: str) -> str | None:

@@ -99,17 +99,20 @@ def _write(pictures: Iterator[_Picture], names: tuple[str, ...] | None, folder: 
 
 
 def _pictures(bench: Workbench, execution: Execution, store: Store) -> Iterator[_Picture]:
-    for index, (start, stop) in enumerate(bench.shards[: len(execution.shards)]):
-        units = {
-            key: store.get(digest).findings
-            for (key, shard), digest in sorted(execution.units.items())
-            if shard == index and key not in execution.failures
-        }
+    units: list[dict[str, str]] = [{} for _ in execution.shards]
+    for (key, shard), digest in sorted(execution.units.items()):
+        if key not in execution.failures:
+            units[shard][key] = digest
+    for (start, stop), of_shard in zip(bench.shards, units, strict=False):
         samples = bench.read(start, stop).samples
-        endurance = units[_HARD].columns["endurance"] if _HARD in units else None
-        if endurance is not None:
-            yield from _hard(samples, units[_HARD].columns)
-        for key, findings in units.items():
+        endurance = None
+        if _HARD in of_shard:
+            columns = store.get_numbers(of_shard[_HARD])[0].findings.columns
+            endurance = columns["endurance"]
+            yield from _hard(samples, columns)
+        # One unit at a time: the attacked images of all attacks can be many times those of the shard.
+        for key, digest in of_shard.items():
+            findings = store.get(digest).findings
             if findings.attacked is not None:
                 yield from _attacked(samples, key, findings, endurance)
 

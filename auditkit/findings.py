@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,13 @@ from auditkit.separation import auroc, fpr_at_tpr, roc, tpr_at_fpr
 from auditkit.stats import Estimate, mean, median, proportion, ratio
 
 __all__ = [
+    "AllMatches",
+    "Columns",
     "check_columns",
+    "check_same_names",
     "curves",
     "flags",
     "join_all_matches",
-    "join_columns",
     "join_others",
     "maps",
     "metric_columns",
@@ -32,12 +34,25 @@ __all__ = [
 ]
 
 Found = TypeVar("Found")
+Shown = TypeVar("Shown", bound="_Ranked")
 Columns = Mapping[str, npt.NDArray[Any]]
 AllMatches = Mapping[str, Matches]
 Share = Callable[[int, int], Estimate]
 """How a share is estimated from the images that count and all images."""
 _NOTHING: Columns = MappingProxyType({})
 _NO_MATCHES: AllMatches = MappingProxyType({})
+
+
+class _Ranked(Protocol):
+    """What decides whether an exhibit is shown; `Exhibit` says what each is."""
+
+    @property
+    def sample(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
+    @property
+    def score(self) -> float: ...
+
 
 # A curve over a column has this many points between the smallest and the largest value, and x to so many digits.
 _CURVE_POINTS = 24
@@ -190,16 +205,14 @@ def _among(metric: Metric, suffix: str, columns: Columns) -> npt.NDArray[np.bool
     return None if among is None else among.astype(bool)
 
 
-def join_columns(parts: Sequence[Columns]) -> dict[str, npt.NDArray[Any]]:
-    """Return the columns of all shards, in order.
+def check_same_names(what: str, first: Mapping[str, object], other: Mapping[str, object]) -> None:
+    """Make sure that two shards have the same columns, or whatever it is that has names.
 
     Raises:
-        ExecutionError: the shards do not have the same columns.
+        ExecutionError: they do not.
     """
-    for part in parts:
-        if list(part) != list(parts[0]):
-            raise ExecutionError(f"the shards have different columns: {list(parts[0])} and {list(part)}")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if list(other) != list(first):
+        raise ExecutionError(f"the shards have different {what}: {list(first)} and {list(other)}")
 
 
 def join_others(parts: Sequence[Columns]) -> Columns:
@@ -225,8 +238,7 @@ def join_all_matches(parts: Sequence[AllMatches], rows: Sequence[int]) -> dict[s
         ExecutionError: the shards do not have the same matches.
     """
     for part in parts:
-        if list(part) != list(parts[0]):
-            raise ExecutionError(f"the shards have different matches: {list(parts[0])} and {list(part)}")
+        check_same_names("matches", parts[0], part)
     return {name: join_matches([part[name] for part in parts], rows) for name in parts[0]}
 
 
@@ -434,10 +446,11 @@ def flags(
     return tuple(raised)
 
 
-def top_exhibits(exhibits: Iterable[Exhibit], count: int) -> list[Exhibit]:
+def top_exhibits(exhibits: Iterable[Shown], count: int) -> list[Shown]:
     """Return the exhibits with the largest score, ties by sample id: the same whatever the shards.
 
-    One of an image that is no sample comes from every shard, and counts once.
+    One of an image that is no sample comes from every shard, and counts once. The best of many are the best of the best
+    of some and of the rest, so they can be found as the shards come.
     """
     different = {(exhibit.sample, exhibit.caption, exhibit.score): exhibit for exhibit in exhibits}
     return sorted(different.values(), key=lambda exhibit: (-exhibit.score, exhibit.sample))[:count]

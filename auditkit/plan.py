@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from auditkit.budgets import budget_text
 from auditkit.check import Check
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
+from auditkit.quoting import quoted
 from auditkit.registry import CHECKS, Entry, code_digest, entries, find, load_check
 
 __all__ = ["PRESETS", "Planned", "configure", "default_options", "option_names", "plan_checks"]
@@ -113,7 +114,7 @@ def _refuse_unused(options: Mapping[str, Mapping[str, Any]], keys: Sequence[str]
     for key in options:
         if key not in used:
             raise UsageError(
-                f"options are given for {key}, which is not among the chosen checks{did_you_mean(key, used)}"
+                f"options are given for {quoted(key)}, which is not among the chosen checks{did_you_mean(key, used)}"
             )
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from auditkit.budgets import budget_text, parse_budget
 from auditkit.errors import UsageError, did_you_mean
+from auditkit.quoting import printable, quoted
 
 __all__ = ["Bound", "Change", "Gate", "Level", "Waiver", "parse_gate", "parse_requirement"]
 
@@ -23,6 +24,8 @@ _GATE = re.compile(
     r"^\s*(?P<check>[^\s/]+)/(?P<metric>\S+?)(?:\s+(?P<change>drop|rise))?\s*(?P<bound>>=|<=|>|<)\s*(?P<threshold>\S+)\s*$"
 )
 _KEYS = ("require", "level", "waiver")
+_LONGEST = 1000
+"""Characters; names of checks and metrics are far shorter."""
 
 
 class Waiver(BaseModel):
@@ -72,17 +75,18 @@ def parse_requirement(given: object) -> Gate:
     if isinstance(given, str):
         return parse_gate(given)
     if not isinstance(given, Mapping) or not isinstance(given.get("require"), str):
-        raise UsageError(f'a gate is a text, or a table with require = "check/metric >= number"; got {given!r}')
+        raise UsageError(f'a gate is a text, or a table with require = "check/metric >= number"; got {quoted(given)}')
+    gate = f"the gate {printable(given['require'][:_LONGEST])}"
     for name in given:
         if name not in _KEYS:
-            raise UsageError(f"the gate {given['require']}: there is no {name!r}{did_you_mean(str(name), _KEYS)}")
+            raise UsageError(f"{gate}: there is no {quoted(name)}{did_you_mean(str(name), _KEYS)}")
     level = given.get("level", "error")
     if level not in ("error", "warn"):
-        raise UsageError(f"the gate {given['require']}: level is error or warn; got {level!r}")
-    return parse_gate(given["require"], cast(Level, level), _waiver(given))
+        raise UsageError(f"{gate}: level is error or warn; got {quoted(level)}")
+    return parse_gate(given["require"], cast(Level, level), _waiver(given, gate))
 
 
-def _waiver(given: Mapping[str, Any]) -> Waiver | None:
+def _waiver(given: Mapping[str, Any], gate: str) -> Waiver | None:
     waiver = given.get("waiver")
     if waiver is None:
         return None
@@ -90,9 +94,9 @@ def _waiver(given: Mapping[str, Any]) -> Waiver | None:
         return Waiver.model_validate(waiver)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in ("waiver", *first["loc"]))
+        where = printable(".".join(str(part) for part in ("waiver", *first["loc"])))
         raise UsageError(
-            f"the gate {given['require']}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}; "
+            f"{gate}: {where}: {printable(first['msg'][0].lower() + first['msg'][1:])}; "
             'a waiver reads {reason = "...", until = 2027-01-31, owner = "..."}'
         ) from None
 
@@ -103,17 +107,18 @@ def parse_gate(text: str, level: Level = "error", waiver: Waiver | None = None) 
     Raises:
         UsageError: the text does not have that form.
     """
-    match = _GATE.match(text)
-    if match is None:
+    match = _GATE.match(text) if len(text) <= _LONGEST else None
+    if match is None or not (match["check"] + match["metric"]).isprintable():
         raise UsageError(
             'a gate reads "check/metric >= number", such as "noise.pgd/robust_accuracy >= 0.4", or '
-            f'"check/metric drop <= number" against a baseline; got {text!r}'
+            f'"check/metric drop <= number" against a baseline; got {quoted(text)}'
         )
     wanted = match["threshold"]
     try:
         threshold = _number(wanted[:-1]) / 100 if wanted.endswith("%") else _number(wanted)
     except ValueError:
-        raise UsageError(f"the threshold of a gate is a number, a fraction or a percentage; got {text!r}") from None
+        wanted = "a number, a fraction or a percentage"
+        raise UsageError(f"the threshold of a gate is {wanted}; got {quoted(text)}") from None
     return Gate(
         match["check"],
         _metric(match["metric"]),
@@ -132,7 +137,7 @@ def _metric(name: str) -> str:
     try:
         return plain + at + budget_text(parse_budget(budget)) if at else plain
     except ValueError as error:
-        raise UsageError(f"{name}: {error}") from None
+        raise UsageError(f"{printable(name)}: {printable(str(error))}") from None
 
 
 def _number(text: str) -> float:

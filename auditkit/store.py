@@ -8,7 +8,6 @@ import json
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from auditkit.check import Exhibit, Findings, Lesson, Mark, Panel, Tally
 from auditkit.errors import ExecutionError
 from auditkit.precision import Matches
+from auditkit.quoting import shortened
 
 __all__ = ["Store", "StoredExhibit", "Unit", "unit_digest", "write_atomically"]
 
@@ -29,7 +29,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 _META = "meta"
 # Before the names of a lesson's arrays, which numpy would else take for its own arguments.
 _LESSON = "lesson/"
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# Whatever zipfile, zlib, struct, tokenize, json or numpy raise of bytes that nobody wrote on purpose.
+_DAMAGE = (Exception,)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def unit_digest(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that it is either complete or not there.
 
     Raises:
@@ -189,7 +190,7 @@ class Store:
 
 
 def _damaged(path: Path, error: Exception) -> ExecutionError:
-    return ExecutionError(f"{path} is damaged ({error}); delete it and run the same command again")
+    return ExecutionError(f"{path} is damaged ({shortened(str(error))}); delete it and run the same command again")
 
 
 def _encode(unit: Unit) -> bytes:

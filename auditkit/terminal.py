@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from auditkit.progress import Silent
+from auditkit.quoting import printable
 from auditkit.report.text import gate_name, gate_sentence, ordered, verdict_sentence
 from auditkit.report.worst import worst_sentence
 from auditkit.result import Result, Verdict
@@ -96,30 +97,37 @@ def progress_for(quiet: bool) -> Bar | Lines | Silent:
 
 def print_result(result: Result, console: Console) -> None:
     """Print the verdict, the requirements, the checks and the flags; what comes from files is never read as markup."""
-    console.print(Text(verdict_sentence(result), style=f"bold {_COLOURS.get(result.verdict, '')}"))
+    console.print(_text(verdict_sentence(result), style=f"bold {_COLOURS.get(result.verdict, '')}"))
     if result.disclaimer:
-        console.print(Text(result.disclaimer, style="italic"))
+        console.print(_text(result.disclaimer, style="italic"))
     if result.gates:
         table = Table("requirement", "found", "verdict", box=None, pad_edge=False)
         for gate in ordered(result.gates):
             found = str(gate.estimate) if gate.estimate is not None else "nothing"
-            table.add_row(Text(gate_name(gate)), found, Text(gate.verdict.value, style=_COLOURS.get(gate.verdict, "")))
+            table.add_row(
+                _text(gate_name(gate)), found, _text(gate.verdict.value, style=_COLOURS.get(gate.verdict, ""))
+            )
         console.print(table)
         for gate in ordered(result.gates):
             if gate.verdict not in (Verdict.PASS, Verdict.FAIL) or gate.note is not None:
-                console.print(Text(f"{gate.verdict.value}: {gate.metric}: {gate_sentence(gate)}"))
+                console.print(_text(f"{gate.verdict.value}: {gate.metric}: {gate_sentence(gate)}"))
     if (worst := worst_sentence(result)) is not None:
-        console.print(Text(worst, style="bold"))
+        console.print(_text(worst, style="bold"))
     for check in result.checks:
-        line = Text(f"{check.key}: ", style="bold")
+        line = _text(f"{check.key}: ", style="bold")
         if check.status == "done":
             shown = [name for name in check.metrics if "@" not in name][:3]
-            line.append(", ".join(f"{name} {check.metrics[name]}" for name in shown), style="not bold")
+            line.append(printable(", ".join(f"{name} {check.metrics[name]}" for name in shown)), style="not bold")
         else:
-            line.append(f"{check.status}: {check.reason}", style="not bold")
+            line.append(printable(f"{check.status}: {check.reason}"), style="not bold")
         console.print(line)
     for note in result.notes:
         if note.level == "warning":
-            console.print(Text(f"! {note.text} -> {note.remedy}", style="yellow"))
+            console.print(_text(f"! {note.text} -> {note.remedy}", style="yellow"))
     for flag in result.flags:
-        console.print(Text(f"! {flag.check} ({flag.id}): {flag.text} -> {flag.remedy}", style="yellow"))
+        console.print(_text(f"! {flag.check} ({flag.id}): {flag.text} -> {flag.remedy}", style="yellow"))
+
+
+def _text(told: str, style: str = "") -> Text:
+    """Return what may come from files as text that cannot steer a terminal."""
+    return Text(printable(told), style=style)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,7 @@ def _files(planned: Planned) -> dict[str, str]:
     return {name: digest_files([Path(value)]) for name, value in named.items() if os.path.isfile(value)}  # noqa: PTH113
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -9,6 +9,7 @@ from auditkit.baseline import Measured, compare_with
 from auditkit.engine import Enough, Execution
 from auditkit.errors import UsageError
 from auditkit.gate import judge, verdict_of
+from auditkit.gathering import Gathering
 from auditkit.plan import Planned
 from auditkit.requirements import Gate
 from auditkit.result import GateRecord, NoteRecord, Result, Verdict
@@ -44,12 +45,13 @@ def stop_when_decided(
     bench: Workbench, plan: Sequence[Planned], store: Store, gates: Sequence[Gate], base: Measured | None
 ) -> Enough:
     """Return what tells whether all gates are decided by the images so far."""
+    gathered: dict[str, Gathering] = {}
     gated = [planned for planned in plan if any(gate.check == planned.key for gate in gates)]
 
     def decided(execution: Execution) -> bool:
         if not any(shard.ids for shard in execution.shards):
             return False
-        result, table, *_ = assemble(bench, gated, (), execution, store, (), {}, None)
+        result, table, *_ = assemble(bench, gated, (), execution, store, (), {}, None, gathered)
         changes = compare_with(base, Measured(result, table))
         judged = judge(result, gates, changes=changes)
         return all(_is_settled(result, *pair) for pair in zip(gates, judged.gates, strict=True))

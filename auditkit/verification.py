@@ -136,7 +136,7 @@ def _with_external_data(model: Path) -> str | None:
     """Return the sha256 of an ONNX graph and of its external data, one after another; None where there is no such."""
     if model.suffix != ".onnx":
         return None
-    from auditkit.models.inspection_onnx import read_onnx
+    from auditkit.models.inspection.onnx import read_onnx
     from auditkit.models.loaded import digest_files
 
     try:

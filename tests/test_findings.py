@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from auditkit.check import Curve, Exhibit, Findings, FlagRule, Map, Metric, Panel, Spec, Tally
 from auditkit.errors import ExecutionError
-from auditkit.findings import check_columns, curves, flags, join_columns, join_others, maps, metrics, top_exhibits
+from auditkit.findings import check_columns, curves, flags, join_others, maps, metrics, top_exhibits
 from auditkit.separation import auroc, fpr_at_tpr, roc, tpr_at_fpr
 from auditkit.stats import mean, median, proportion
 
@@ -196,15 +196,6 @@ def test_a_flag_is_raised_beyond_its_threshold_only(fooled, raised):
     assert [flag.id for flag in found] == raised
     assert all(flag.check == "made.up@b" and flag.remedy == "train" for flag in found)
     assert flags(SPEC, "k", {"success": proportion(1, 2)}) == ()
-
-
-def test_shards_are_joined_in_order_and_must_have_the_same_columns():
-    one, two = {"a": np.array([1, 2])}, {"a": np.array([3])}
-    assert join_columns([one, two])["a"].tolist() == [1, 2, 3]
-    with pytest.raises(ExecutionError, match="different columns"):
-        join_columns([one, {"a": two["a"], "b": two["a"]}])
-    with pytest.raises(ExecutionError, match="different columns"):
-        join_columns([one, {}])
 
 
 SHOWN = [Exhibit(name, "", score, ()) for name, score in [("b", 1.0), ("a", 1.0), ("c", 2.0), ("d", 0.5)]]

@@ -16,11 +16,12 @@ PLUGINS = CORE.parent / "plugins" / "auditkit_plugins"
 
 # A module may import from lines above its own only (a package counts as one module here).
 LAYERS = (
+    ("quoting",),
     ("errors", "progress", "report_templates", "rows", "split", "starter", "stats", "stored", "streams"),
-    ("anytime", "budgets", "paired", "precision", "separation"),
+    ("anytime", "archives", "budgets", "paired", "precision", "separation"),
     ("journal", "requirements"),
     ("artifacts", "check", "config", "imports", "registry", "result", "threat"),
-    ("baseline", "findings", "gate", "models", "plan", "samples", "scaffold", "store"),
+    ("baseline", "findings", "gate", "models", "plan", "samples", "scaffold", "soundness", "store"),
     ("comparison", "objects"),
     (
         "activations",
@@ -36,7 +37,7 @@ LAYERS = (
         "summaries",
     ),
     ("detection", "drive", "exhibits", "verification", "workbench"),
-    ("campaign", "hardening", "noticed", "stickers", "units"),
+    ("campaign", "gathering", "hardening", "noticed", "stickers", "units"),
     ("executors",),
     ("engine",),
     ("attack_findings",),

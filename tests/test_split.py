@@ -34,6 +34,22 @@ def test_about_a_thousand_images_of_a_large_one_are_learned_from(n):
         assert abs(learned - 1000) < 5 * 1000**0.5
 
 
+@pytest.mark.parametrize(
+    ("image_bytes", "wanted"), [(3 * 32 * 32 * 4, 1000), (3 * 224 * 224 * 4, 668), (64 << 20, 32), (1 << 30, 32)]
+)
+def test_what_is_learned_from_fits_into_memory_but_for_32_images(image_bytes, wanted):
+    """1000 images of 1024 x 1024 would take 12 GB."""
+    for seed in range(3):
+        learned = (~is_held_out(NAMES, seed, len(NAMES), image_bytes)).sum()
+        assert abs(learned - wanted) < 5 * wanted**0.5
+
+
+def test_the_size_of_an_image_does_not_matter_where_half_of_them_fit():
+    for n in (40, 1000):
+        plain, sized = (is_held_out(NAMES[:n], 1, n, image_bytes) for image_bytes in (0, 3 * 224 * 224 * 4))
+        np.testing.assert_array_equal(plain, sized)
+
+
 def test_a_larger_data_set_learns_from_no_image_that_a_smaller_one_judges_on():
     small, large = (is_held_out(NAMES[:2000], 3, n) for n in (2000, 8000))
     assert (large | ~small).all()

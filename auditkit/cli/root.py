@@ -10,6 +10,7 @@ from importlib.metadata import version
 import click
 
 from auditkit.errors import AuditError, ExitCode
+from auditkit.quoting import printable
 
 __all__ = ["cli", "main"]
 
@@ -46,10 +47,13 @@ def main() -> None:
         if os.environ.get("AUDITKIT_DEBUG"):
             traceback.print_exc()
         text = (str(error).strip().splitlines() or [""])[0]
-        click.echo(f"auditkit: internal error, {type(error).__name__}: {text} (AUDITKIT_DEBUG=1 shows where)", err=True)
+        click.echo(
+            f"auditkit: internal error, {type(error).__name__}: {_on_one_line(text)} (AUDITKIT_DEBUG=1 shows where)",
+            err=True,
+        )
         code = ExitCode.EXECUTION
     sys.exit(int(code or 0))
 
 
 def _on_one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

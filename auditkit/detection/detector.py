@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from auditkit.archives import read_arrays
 from auditkit.artifacts import Shelf
 from auditkit.detection.evidence import gather_evidence
 from auditkit.detection.rule import StickerRule
@@ -165,13 +165,13 @@ def detector_file(model: Model, rule: StickerRule, image: tuple[int, int, int]) 
 def _read(file: Path) -> dict[str, npt.NDArray[Any]]:
     wanted = f"{file} is no sticker detector; auditkit stickers fit writes one"
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        with file.open("rb") as stored:
+            arrays, _ = read_arrays(stored)
         if json.loads(str(arrays["header"]))["format"] != _FORMAT:
             raise UsageError(f"{file} was written by another version of auditkit; fit it again")
     except FileNotFoundError:
         raise UsageError(f"there is no file {file}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(wanted) from error
     return arrays
 

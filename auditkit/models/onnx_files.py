@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from auditkit.errors import ExecutionError, UsageError
+from auditkit.models.inspection.onnx import read_onnx
+from auditkit.models.inspection.text import first_line, shown
 from auditkit.models.loaded import Loaded, digest_files
 from auditkit.models.twin import (
     TwinError,
@@ -63,9 +65,9 @@ def load_onnx_file(path: Path, device: torch.device) -> Loaded:
 
     Raises:
         ExecutionError: the file is damaged, or onnxruntime cannot run it.
-        UsageError: the graph does not take one image.
+        UsageError: the graph does not take one image, or is one that auditkit gives to no runtime.
     """
-    graph = _read(path)
+    graph, external_files = read_onnx(path)
     session = _session(graph.SerializeToString(), path, device)
     image = _image_input(session, path)
     shape = tuple(size if isinstance(size, int) else None for size in image.shape)
@@ -82,7 +84,7 @@ def load_onnx_file(path: Path, device: torch.device) -> Loaded:
     return Loaded(
         name=path.name,
         format="onnx (quantised)" if quantised else "onnx",
-        digest=digest_files([path, *_external_files(graph, path)]),
+        digest=digest_files([path, *external_files]),
         provider=session.get_providers()[0],
         run=_Session(session),
         network=network,
@@ -97,22 +99,6 @@ def load_onnx_file(path: Path, device: torch.device) -> Loaded:
     )
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(path)
-    except Exception as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExecutionError(f"{path}: not a readable ONNX file ({text})") from error
-
-
-def _external_files(graph: onnx.ModelProto, path: Path) -> list[Path]:
-    names = set()
-    stored = onnx.load(path, load_external_data=False)
-    for tensor in stored.graph.initializer:
-        names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
-    return [path.parent / name for name in sorted(names)]
-
-
 def _session(model: bytes, path: Path, device: torch.device) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT
@@ -125,14 +111,13 @@ def _session(model: bytes, path: Path, device: torch.device) -> onnxruntime.Infe
     try:
         return onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExecutionError(f"{path}: onnxruntime cannot run this graph ({text})") from error
+        raise ExecutionError(f"{path}: onnxruntime cannot run this graph ({first_line(error)})") from error
 
 
 def _image_input(session: onnxruntime.InferenceSession, path: Path) -> Any:
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        found = ", ".join(f"{item.name} {item.shape}" for item in inputs)
+        found = shown(", ".join(f"{item.name} {item.shape}" for item in inputs) or "nothing")
         raise UsageError(f"{path}: wanted one image input of four dimensions; the graph takes {found}")
     if inputs[0].type not in _NUMPY_TYPES:
         raise UsageError(f"{path}: wanted a float or uint8 image input; the graph takes {inputs[0].type}")

@@ -12,8 +12,6 @@ from auditkit.models.loaded import Loaded
 
 __all__ = ["choose_device", "load_model"]
 
-_TORCH_SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".torchscript", ".jit", ".ckpt", ".bin", ".pkl")
-
 
 def choose_device(name: str) -> torch.device:
     """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:1`.
@@ -62,7 +60,7 @@ def load_model(
             from auditkit.models.onnx_files import load_onnx_file
 
             return load_onnx_file(path, device)
-        if path.suffix in _TORCH_SUFFIXES:
+        if path.suffix in torch_files.SUFFIXES:
             return torch_files.load_torch_file(path, device, trust_pickle=trust_pickle)
         if path.suffix == ".safetensors":
             raise UsageError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import os
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,32 +15,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from auditkit.errors import ExecutionError, UsageError
+from auditkit.errors import AuditError, ExecutionError, UsageError
 from auditkit.imports import import_object
 from auditkit.models.batching import InFixedBatches
+from auditkit.models.inspection.archive import Archive, is_archive
+from auditkit.models.inspection.export import check_export
+from auditkit.models.inspection.script import check_script
+from auditkit.models.inspection.text import first_line, shown
 from auditkit.models.loaded import Loaded, digest_files, digest_state
 
-__all__ = ["borrowed", "load_factory", "load_module", "load_torch_file"]
+__all__ = ["SUFFIXES", "borrowed", "check_torch_file", "kind_of", "load_factory", "load_module", "load_torch_file"]
 
-# What archives begin with, and so does everything that torch has written since version 1.6.
-_ARCHIVE = b"PK\x03\x04"
+SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".torchscript", ".jit", ".ckpt", ".bin", ".pkl")
+"""Of files that torch writes."""
+
+_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_TALKATIVE = ("torch.export", "torch.export.pt2_archive._package", "torch._export.serde.serialize")
 
 
 def load_torch_file(path: Path, device: torch.device, *, trust_pickle: bool) -> Loaded:
     """Load a TorchScript or torch.export file, or (if trusted) a pickled module.
 
     Raises:
-        UsageError: the file holds weights only, or a pickle that is not trusted.
+        UsageError: the file holds weights only, or could run code and is not trusted.
         ExecutionError: the file is damaged.
     """
-    kind = _kind(path)
+    kind, archive = kind_of(path)
+    if archive is not None and not trust_pickle:
+        check_torch_file(kind, archive, path)
     notes: tuple[str, ...] = ()
     shape: tuple[int | None, ...] | None = None
     network: nn.Module
     try:
         if kind == "torch.export":
-            program = torch.export.load(path)
-            network, batch, shape = program.module(), *_stated_input(program)
+            program = _load_program(path, trust_pickle)
+            # Guards are texts of the file that would become code.
+            network, batch, shape = program.module(check_guards=False), *_stated_input(program)
             if batch is not None and batch > 1:
                 network = InFixedBatches(network, batch)
                 notes = (f"the network takes {batch} images at a time, and is given so many",)
@@ -51,7 +62,7 @@ def load_torch_file(path: Path, device: torch.device, *, trust_pickle: bool) -> 
     except (UsageError, ExecutionError):
         raise
     except Exception as error:
-        raise ExecutionError(f"{path}: not a readable {kind} file ({_first_line(error)})") from error
+        raise ExecutionError(f"{path}: not a readable {kind} file ({first_line(error)})") from error
     if kind != "torch.export":
         network.eval()
     return replace(_loaded(network.to(device), path.name, kind, digest_files([path]), notes), input_shape=shape)
@@ -75,21 +86,72 @@ def _load_script(path: Path, device: torch.device) -> nn.Module:
     return network
 
 
-def _kind(path: Path) -> str:
-    if path.suffix == ".pt2":
-        return "torch.export"
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            if file.read(len(_ARCHIVE)) == _ARCHIVE:
-                raise ExecutionError(f"{path} is damaged: cut short, or changed after it was written")
-        return "pickle"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if any("/code/" in name or name.startswith("code/") for name in names):
-        return "torchscript"
-    if any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in names):
-        return "torch.export"
-    return "pickle"
+def _load_program(path: Path, trust_pickle: bool) -> torch.export.ExportedProgram:
+    """Load an exported program, with its pickles as weights only unless they are trusted."""
+    with warnings.catch_warnings(), _quiet(), _weights_only(not trust_pickle):
+        warnings.simplefilter("ignore")
+        return torch.export.load(path)
+
+
+@contextmanager
+def _weights_only(forced: bool) -> Iterator[None]:
+    """Have torch read every pickle as weights only, also where its own code asks for more."""
+    before = os.environ.get(_WEIGHTS_ONLY)
+    if forced:
+        os.environ[_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if forced and before is None:
+            del os.environ[_WEIGHTS_ONLY]
+        elif forced and before is not None:
+            os.environ[_WEIGHTS_ONLY] = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export from logging tracebacks of what is raised anyway."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
+def kind_of(path: Path) -> tuple[str, Archive | None]:
+    """Return what a file of torch's is (torchscript, torch.export or pickle), and its archive if it has one.
+
+    Raises:
+        UsageError: the archive tries a trick.
+        ExecutionError: it is damaged.
+    """
+    if not is_archive(path):
+        if path.suffix == ".pt2":
+            raise ExecutionError(f"{path}: not a readable torch.export file (no archive)")
+        return "pickle", None
+    archive = Archive(path, str(path))
+    if path.suffix == ".pt2" or any(name.startswith("models/") for name in archive.sizes):
+        return "torch.export", archive
+    if any(name.startswith("code/") for name in archive.sizes):
+        return "torchscript", archive
+    return "pickle", archive
+
+
+def check_torch_file(kind: str, archive: Archive, path: Path) -> None:
+    """Refuse an archive whose loading could reach more than numbers, before it is loaded.
+
+    Raises:
+        UsageError: it could.
+        ExecutionError: it is damaged.
+    """
+    if kind == "torch.export":
+        check_export(archive, path)
+    elif kind == "torchscript":
+        check_script(archive, path)
 
 
 def _unpickle(path: Path, trust_pickle: bool) -> nn.Module:
@@ -152,7 +214,7 @@ def _build(factory: Any, spec: str, weights: Path | None) -> object:
     try:
         network = factory(str(weights)) if required else factory()
     except Exception as error:
-        raise ExecutionError(f"{spec} failed: {type(error).__name__}: {_first_line(error)}") from error
+        raise ExecutionError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
     if weights is not None and not required and isinstance(network, nn.Module):
         _load_weights(network, weights)
     return network
@@ -163,18 +225,20 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     try:
         mismatch = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise UsageError(f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}") from error
+        raise UsageError(f"{path} does not fit the network: {shown(str(error).splitlines()[-1].strip())}") from error
     # Step counters of batch norm do not change what a trained network computes, and some exporters leave them out.
     missing = [key for key in mismatch.missing_keys if not key.endswith("num_batches_tracked")]
     if missing or mismatch.unexpected_keys:
         raise UsageError(
-            f"{path} does not fit the network: {len(missing)} weights missing (such as {missing[:1]}), "
-            f"{len(mismatch.unexpected_keys)} unknown (such as {mismatch.unexpected_keys[:1]})"
+            f"{path} does not fit the network: {len(missing)} weights missing (such as {shown(missing[:1])}), "
+            f"{len(mismatch.unexpected_keys)} unknown (such as {shown(mismatch.unexpected_keys[:1])})"
         )
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:
     try:
+        if path.suffix != ".safetensors" and is_archive(path):
+            Archive(path, str(path))
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -182,8 +246,10 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"no such file: {path} (--weights)") from None
+    except AuditError:
+        raise
     except Exception as error:
-        raise UsageError(f"{path} is neither safetensors nor a plain state dict ({_first_line(error)})") from error
+        raise UsageError(f"{path} is neither safetensors nor a plain state dict ({first_line(error)})") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -212,8 +278,3 @@ def borrowed(network: nn.Module) -> Iterator[None]:
 
 def _loaded(network: nn.Module, name: str, kind: str, digest: str, notes: tuple[str, ...] = ()) -> Loaded:
     return Loaded(name=name, format=kind, digest=digest, provider="torch", run=network, network=network, notes=notes)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from auditkit.archives import read_arrays
 from auditkit.errors import ExecutionError
+from auditkit.quoting import printable
 
 __all__ = ["load_arrays", "texts"]
 
@@ -19,20 +19,14 @@ def load_arrays(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any
     """Return those of the named arrays that are in an archive, and the names of all that are.
 
     Raises:
-        ExecutionError: It is damaged, no archive, or one of these arrays holds pickled objects.
+        ExecutionError: It is damaged, no archive, or one of these arrays holds pickled objects or is too large.
     """
     try:
-        # Given a path, numpy leaves the file open when the archive turns out to be damaged.
         with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, NpzFile):
-                raise ExecutionError(f"{path}: holds a single array, wanted an archive of named arrays")
-            return {key: archive[key] for key in names if key in archive.files}, ", ".join(archive.files)
-    except ExecutionError:
-        raise
-    # A damaged archive surfaces as an error of zipfile, zlib, lzma, struct or numpy.
-    except Exception as error:
-        raise ExecutionError(f"{path}: cannot be read as an npz archive: {_reason(error)}") from error
+            found, stored = read_arrays(stream, names)
+    except ValueError as error:
+        raise ExecutionError(f"{path}: cannot be read as an npz archive: {error}") from error
+    return found, printable(", ".join(stored))
 
 
 def texts(array: NDArray[Any], source: str) -> tuple[str, ...]:
@@ -46,8 +40,3 @@ def texts(array: NDArray[Any], source: str) -> tuple[str, ...]:
     return tuple(
         text.decode(errors="backslashreplace") if isinstance(text, bytes) else str(text) for text in array.tolist()
     )
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "it holds pickled Python objects, which are not loaded" if "allow_pickle" in text else text

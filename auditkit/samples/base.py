@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -13,7 +14,16 @@ from torch import Tensor
 from auditkit.errors import ExecutionError
 from auditkit.samples.objects import Objects
 
-__all__ = ["Dataset", "Read", "Samples", "Skipped", "fingerprint", "join_samples"]
+__all__ = [
+    "Dataset",
+    "NamedDataset",
+    "Read",
+    "Samples",
+    "Skipped",
+    "fingerprint",
+    "gather_samples",
+    "join_samples",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,17 +199,52 @@ class Dataset(Protocol):
         """Decode the images at positions [start, stop), and no others."""
 
 
+@runtime_checkable
+class NamedDataset(Dataset, Protocol):
+    """A data set that can name its images without decoding them; any that can had better be one."""
+
+    def ids_between(self, start: int, stop: int) -> tuple[str, ...]:
+        """Return the ids of the images at positions [start, stop), those that cannot be read included."""
+
+
 def join_samples(parts: Sequence[Samples]) -> Samples:
     """Return several parts as one; without masks (or objects) if one of them has none."""
-    ids = tuple(name for part in parts for name in part.ids)
-    masks = [part.masks for part in parts if part.masks is not None]
-    objects = [part.objects for part in parts if part.objects is not None]
+    return gather_samples(parts, sum(len(part) for part in parts))
+
+
+def gather_samples(parts: Iterable[Samples], most: int) -> Samples:
+    """Return at least one part as `join_samples` does, each taken as it comes: no two need to be in memory.
+
+    `most` is the number of samples that they have together at most.
+
+    Raises:
+        ExecutionError: their images are not of one size.
+    """
+    coming = iter(parts)
+    first = next(coming)
+    images, labels = first.images.new_empty((most, *first.images.shape[1:])), first.labels.new_empty(most)
+    masks = None if first.masks is None else first.masks.new_empty((most, *first.masks.shape[1:]))
+    objects: list[Objects] | None = None if first.objects is None else []
+    ids: list[str] = []
+    for part in itertools.chain([first], coming):
+        if part.images.shape[1:] != images.shape[1:]:
+            sizes = f"{tuple(part.images.shape[1:])} beside {tuple(images.shape[1:])}"
+            raise ExecutionError(f"images: wanted one size, got {sizes} (channels, height, width)")
+        rows = slice(len(ids), len(ids) + len(part))
+        images[rows], labels[rows] = part.images, part.labels
+        if masks is None or part.masks is None:
+            masks = None
+        else:
+            masks[rows] = part.masks
+        objects = None if objects is None or part.objects is None else [*objects, *part.objects]
+        ids += part.ids
+    n = len(ids)
     return Samples(
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        ids,
-        torch.cat(masks) if len(masks) == len(parts) else None,
-        tuple(each for of_part in objects for each in of_part) if len(objects) == len(parts) else None,
+        images[:n],
+        labels[:n],
+        tuple(ids),
+        None if masks is None else masks[:n],
+        None if objects is None else tuple(objects),
     )
 
 

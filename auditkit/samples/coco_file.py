@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, Discriminator, Field, FiniteFloa
 
 from auditkit.errors import ExecutionError
 from auditkit.samples.columns import printable
-from auditkit.samples.pixels import Mask
-from auditkit.samples.shapes import box_mask, polygon_mask, run_mask, unpack_runs
+from auditkit.samples.pixels import MAX_PIXELS, Mask
+from auditkit.samples.shapes import box_mask, check_runs, polygon_mask, run_mask, unpack_runs
 
 __all__ = ["Annotation", "Category", "CocoFile", "CocoImage", "annotations_by_image", "images_by_id", "load_coco"]
 
@@ -23,8 +23,13 @@ def _in_pairs(numbers: tuple[float, ...]) -> tuple[float, ...]:
     return numbers
 
 
-_Polygon = Annotated[tuple[FiniteFloat, ...], AfterValidator(_in_pairs)]
-_Extent = Annotated[FiniteFloat, Field(ge=0)]
+# Beyond any image, and small enough to be counted with.
+_FAR = 1e7
+_Place = Annotated[FiniteFloat, Field(ge=-_FAR, le=_FAR)]
+_Polygon = Annotated[tuple[_Place, ...], AfterValidator(_in_pairs)]
+_Extent = Annotated[FiniteFloat, Field(ge=0, le=_FAR)]
+_MOST_CLASSES = 1_000_000
+_Side = Annotated[int, Field(ge=1)]
 
 
 class _Runs(BaseModel):
@@ -37,7 +42,7 @@ class _Runs(BaseModel):
 
     @model_validator(mode="after")
     def _fill_the_image(self) -> _Runs:
-        run_mask(self.lengths, self.size)
+        check_runs(self.lengths, self.size)
         return self
 
 
@@ -52,7 +57,7 @@ class Annotation(BaseModel):
 
     image_id: int | str
     category_id: int | str | None = None
-    bbox: tuple[FiniteFloat, FiniteFloat, _Extent, _Extent] | None = None
+    bbox: tuple[_Place, _Place, _Extent, _Extent] | None = None
     segmentation: _Segmentation | None = None
     iscrowd: bool = False
 
@@ -75,8 +80,14 @@ class CocoImage(BaseModel):
 
     id: int | str
     file_name: str
-    width: int | None = None
-    height: int | None = None
+    width: _Side | None = None
+    height: _Side | None = None
+
+    @model_validator(mode="after")
+    def _is_no_bomb(self) -> CocoImage:
+        if (self.width or 1) * (self.height or 1) > MAX_PIXELS:
+            raise ValueError(f"an image of more than {MAX_PIXELS // 1_000_000} megapixels, the most that is decoded")
+        return self
 
     @property
     def path(self) -> str:
@@ -89,7 +100,7 @@ class Category(BaseModel):
 
     id: int | str
     name: str
-    class_index: Annotated[int, Field(ge=0)] | None = None
+    class_index: Annotated[int, Field(ge=0, lt=_MOST_CLASSES)] | None = None
     """The output of the network that stands for it: an addition to the format."""
 
 
@@ -117,8 +128,8 @@ def load_coco(path: Path) -> CocoFile:
 
 def _first_problem(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    where = printable(".".join(str(part) for part in first["loc"]))
+    message = printable(first["msg"].removeprefix("Value error, "))
     return f"{where}: {message[0].lower()}{message[1:]}" if where else f"no COCO annotations: {message}"
 
 

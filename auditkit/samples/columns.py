@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from auditkit.errors import ExecutionError
+from auditkit.quoting import printable
 
 __all__ = ["check_ids", "label_problem", "printable"]
 
@@ -18,11 +19,6 @@ def label_problem(label: int, class_names: Sequence[str] | None) -> str | None:
     if label >= 2**63:
         return f"label {label} is too large for a class index"
     return None
-
-
-def printable(text: str) -> str:
-    """Return a name with everything unprintable (line breaks, broken encodings) written as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def check_ids(ids: Sequence[str], count: int, source: str, of: str = "images") -> None:

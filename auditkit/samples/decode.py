@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from auditkit.samples.pixels import BadImage, Mask, Pixels, as_pixels
+from auditkit.samples.pixels import MAX_PIXELS, BadImage, Mask, Pixels, as_pixels
 
 __all__ = ["MAX_PIXELS", "decode_file", "decode_image", "decode_mask"]
-
-MAX_PIXELS = 64_000_000
 
 # Named one by one: Pillow can also open formats that run other programs (EPS) or touch the network.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
+from auditkit.quoting import shortened
 from auditkit.samples.arrays import open_npz
 from auditkit.samples.base import Dataset
 from auditkit.samples.coco_boxes import open_boxes
@@ -94,7 +95,7 @@ def _open_boxed(
     try:
         return open_boxes(Path(data), boxes, view, limit, class_names)
     except OSError as error:
-        raise ExecutionError(f"{error.filename or data}: cannot be read: {error.strerror}") from error
+        raise ExecutionError(f"{shortened(str(error.filename or data))}: cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _open_reachable(name: str, request: _Request) -> Dataset:
     try:
         return _open_named(name, request)
     except OSError as error:
-        raise ExecutionError(f"{error.filename or name}: cannot be read: {error.strerror}") from error
+        raise ExecutionError(f"{shortened(str(error.filename or name))}: cannot be read: {error.strerror}") from error
 
 
 def _open_named(name: str, request: _Request) -> Dataset:

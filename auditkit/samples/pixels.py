@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["BadImage", "Mask", "Pixels", "as_pixels", "fit", "fit_mask", "to_numpy"]
+__all__ = ["MAX_PIXELS", "BadImage", "Mask", "Pixels", "as_pixels", "fit", "fit_mask", "to_numpy"]
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 Mask = NDArray[np.bool_]
+
+MAX_PIXELS = 64_000_000
+"""Of one image or mask: whatever says that it has more is not decoded."""
 
 # What float32 resizing and colour conversion leave beside the range.
 _ROUNDING = 1e-5

@@ -11,15 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from auditkit.samples.pixels import Mask
+from auditkit.samples.pixels import MAX_PIXELS, Mask
 
-__all__ = ["box_mask", "polygon_mask", "run_mask", "unpack_runs"]
+__all__ = ["box_mask", "check_runs", "polygon_mask", "run_mask", "unpack_runs"]
 
 # Compressed run lengths: each character holds five bits of a number and, above them, whether more follow.
 _FIRST_CHARACTER = 48
 _BITS = 5
 _MORE = 1 << _BITS
 _SIGN = 1 << (_BITS - 1)
+_LONGEST_NUMBER = 50
+"""Bits: far more than any image has pixels."""
+# Edges times rows that are looked at together.
+_TOGETHER = 1 << 22
 
 
 def box_mask(left: float, top: float, right: float, bottom: float, size: tuple[int, int]) -> Mask:
@@ -38,27 +42,42 @@ def polygon_mask(corners: NDArray[np.float64], size: tuple[int, int]) -> Mask:
     height, width = size
     following = np.roll(corners, -1, axis=0)
     centres = np.arange(height) + 0.5
-    edges, rows = ((corners[:, 1:] <= centres) != (following[:, 1:] <= centres)).nonzero()
-    start, step = corners[edges], (following - corners)[edges]
-    crossings = start[:, 0] + (centres[rows] - start[:, 1]) * step[:, 0] / step[:, 1]
-    # From this column on, pixels lie to the right of the crossing.
-    columns = np.ceil(crossings - 0.5).clip(0, width).astype(np.int64)
     passed = np.zeros((height, width + 1), dtype=np.int64)
-    np.add.at(passed, (rows, columns), 1)
+    several = max(_TOGETHER // height, 1)
+    for at in range(0, len(corners), several):
+        first, second = corners[at : at + several], following[at : at + several]
+        edges, rows = ((first[:, 1:] <= centres) != (second[:, 1:] <= centres)).nonzero()
+        start, step = first[edges], (second - first)[edges]
+        crossings = start[:, 0] + (centres[rows] - start[:, 1]) * step[:, 0] / step[:, 1]
+        # From this column on, pixels lie to the right of the crossing.
+        columns = np.ceil(crossings - 0.5).clip(0, width).astype(np.int64)
+        np.add.at(passed, (rows, columns), 1)
     mask: Mask = passed[:, :width].cumsum(axis=1) % 2 == 1
     return mask
+
+
+def check_runs(counts: Sequence[int], size: tuple[int, int]) -> None:
+    """Make sure that runs fill a mask (H, W) that an image can have; nothing is drawn.
+
+    Raises:
+        ValueError: The runs are negative or do not fill the mask, or it is too large.
+    """
+    height, width = size
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"a mask of {height}x{width} pixels; wanted 1 to {MAX_PIXELS // 1_000_000} megapixels")
+    if min(counts, default=0) < 0 or sum(counts) != height * width:
+        raise ValueError(f"its run lengths do not fill {height}x{width} pixels")
 
 
 def run_mask(counts: Sequence[int], size: tuple[int, int]) -> Mask:
     """Return bool `size` (H, W) from the lengths of its runs: false, true, false and so on, column by column.
 
     Raises:
-        ValueError: The runs are negative or do not fill the mask.
+        ValueError: As `check_runs`.
     """
+    check_runs(counts, size)
     height, width = size
     lengths = np.asarray(counts, dtype=np.int64)
-    if (lengths < 0).any() or int(lengths.sum()) != height * width:
-        raise ValueError(f"its run lengths do not fill {height}x{width} pixels")
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
 
 
@@ -69,7 +88,7 @@ def unpack_runs(text: str) -> list[int]:
     must be added to the run before the last.
 
     Raises:
-        ValueError: The text is cut off or holds other characters.
+        ValueError: The text is cut off, or holds other characters or a number that is too large.
     """
     runs: list[int] = []
     number = shift = 0
@@ -79,6 +98,8 @@ def unpack_runs(text: str) -> list[int]:
             raise ValueError(f"its compressed run lengths hold the character {character!r}")
         number |= (bits & (_MORE - 1)) << shift
         shift += _BITS
+        if shift > _LONGEST_NUMBER:
+            raise ValueError("its compressed run lengths hold a number larger than any image")
         if bits & _MORE:
             continue
         if bits & _SIGN:

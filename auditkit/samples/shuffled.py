@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
-from auditkit.samples.base import Dataset, Read, join_samples
+from auditkit.samples.base import Dataset, NamedDataset, Read, Samples, Skipped, gather_samples
 
 __all__ = ["Shuffled"]
 
@@ -31,9 +33,28 @@ class Shuffled:
 
     def read(self, start: int, stop: int) -> Read:
         """Decode the images at positions [start, stop) of the new order, and no others."""
-        reads = [self._dataset.read(place, place + 1) for place in self._order[start:stop]]
-        if not reads:
+        places = self._order[start:stop]
+        if not places:
             return self._dataset.read(0, 0)
-        return Read(
-            join_samples([read.samples for read in reads]), tuple(bad for read in reads for bad in read.skipped)
-        )
+        skipped: list[Skipped] = []
+        samples = gather_samples(self._one_by_one(places, skipped), len(places))
+        return Read(samples, tuple(skipped))
+
+    def ids_between(self, start: int, stop: int) -> tuple[str, ...]:
+        """Return the ids of the images at positions [start, stop) of the new order.
+
+        A data set that cannot name its images is read for them, one image after the other.
+        """
+        return tuple(self._id_at(place) for place in self._order[start:stop])
+
+    def _one_by_one(self, places: Sequence[int], skipped: list[Skipped]) -> Iterator[Samples]:
+        for place in places:
+            read = self._dataset.read(place, place + 1)
+            skipped += read.skipped
+            yield read.samples
+
+    def _id_at(self, place: int) -> str:
+        if isinstance(self._dataset, NamedDataset):
+            return self._dataset.ids_between(place, place + 1)[0]
+        read = self._dataset.read(place, place + 1)
+        return (*read.samples.ids, *(bad.id for bad in read.skipped))[0]

@@ -117,6 +117,10 @@ class Streamed:
     def __len__(self) -> int:
         return self._count
 
+    def ids_between(self, start: int, stop: int) -> tuple[str, ...]:
+        """Return the ids of the images at positions [start, stop), those that cannot be read included."""
+        return tuple(self._rows.row_id(index) for index in range(start, stop))
+
     def through(self, wrap: Callable[[RowSource], RowSource]) -> Streamed:
         """Return the same data set over its rows as `wrap` makes them; it may change neither their number nor order."""
         return Streamed(wrap(self._rows), self._view, self._count)

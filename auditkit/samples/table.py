@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from auditkit.errors import ExecutionError, did_you_mean
+from auditkit.quoting import shortened
 from auditkit.samples.columns import label_problem, printable
 from auditkit.samples.files import ImageFile, ImageFiles, choose
 from auditkit.samples.masks import Box, MaskedRows, Outline, Picture
@@ -84,7 +85,7 @@ def _read_lines(table: Path) -> Iterator[_Line]:
                 marks = {mark: (row[column] or "").strip() for mark, column in mark_columns.items()}
                 yield _Line(reader.line_num, name, label, marks)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ExecutionError(f"{table}: cannot be read as a CSV file in UTF-8: {error}") from error
+        raise ExecutionError(f"{table}: cannot be read as a CSV file in UTF-8: {shortened(str(error))}") from error
 
 
 def _column(table: Path, columns: Sequence[str], accepted: tuple[str, ...]) -> str:
@@ -92,7 +93,7 @@ def _column(table: Path, columns: Sequence[str], accepted: tuple[str, ...]) -> s
     for name in accepted:
         if name in by_name:
             return by_name[name]
-    found = ", ".join(repr(column) for column in columns) or "none"
+    found = shortened(", ".join(repr(column) for column in columns)) or "none"
     raise ExecutionError(f"{table}: wanted a column called {' or '.join(accepted)}, its columns are: {found}")
 
 
@@ -200,4 +201,4 @@ def _file_below(root: Path, table: Path, number: int, name: str) -> Path:
 
 
 def _wrong(table: Path, number: int, problem: str) -> ExecutionError:
-    return ExecutionError(f"{table}, line {number}: {problem}")
+    return ExecutionError(f"{table}, line {number}: {shortened(problem)}")

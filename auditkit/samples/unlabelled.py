@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditkit.errors import ExecutionError, UsageError
+from auditkit.quoting import shortened
 from auditkit.samples.archive import load_arrays, texts
 from auditkit.samples.base import Dataset
 from auditkit.samples.columns import printable
@@ -64,7 +65,7 @@ def open_images(
         if is_factory_spec(name) and not path.exists():
             return _open_object(call_factory(name), view, name)
     except OSError as error:
-        raise ExecutionError(f"{error.filename or name}: cannot be read: {error.strerror}") from error
+        raise ExecutionError(f"{shortened(str(error.filename or name))}: cannot be read: {error.strerror}") from error
     # Nothing that can be opened: let it be told in the same words as for labelled images.
     return open_dataset(data)
 

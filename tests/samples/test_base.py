@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditkit.samples import Dataset, Samples, fingerprint, open_dataset
+from auditkit.samples import Dataset, NamedDataset, Samples, Shuffled, fingerprint, gather_samples, open_dataset
 
 
 def some(count: int = 4, masks: bool = False) -> Samples:
@@ -124,3 +124,46 @@ def test_what_is_opened_is_a_dataset():
     opened = open_dataset((torch.zeros(2, 3, 4, 4), [0, 1]))
     assert isinstance(opened, Dataset)
     assert not isinstance([], Dataset)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.integers(0, 3), st.booleans())
+def test_parts_that_come_one_by_one_become_what_they_were_cut_from(lengths, spare, masks):
+    whole = some(sum(lengths), masks)
+    stops = [sum(lengths[: at + 1]) for at in range(len(lengths))]
+    cut = (whole.take(range(stop - length, stop)) for stop, length in zip(stops, lengths, strict=True))
+    joined = gather_samples(cut, len(whole) + spare)
+    assert joined.digests() == whole.digests()
+    assert joined.images.shape == whole.images.shape
+
+
+def test_parts_of_which_one_has_no_masks_have_none_together():
+    parts = [some(3, masks=True), some(3)]
+    parts[1] = Samples(parts[1].images, parts[1].labels, ("a", "b", "c"))
+    assert gather_samples(parts, 6).masks is None
+    assert gather_samples(parts[::-1], 6).masks is None
+
+
+def test_images_of_two_sizes_are_not_gathered(refused):
+    grey = Samples(torch.zeros(1, 1, 5, 4), torch.tensor([0]), ("grey",))
+    with refused("(1, 5, 4) beside (3, 5, 4)"):
+        gather_samples([some(2), grey], 3)
+
+
+def test_names_are_known_without_decoding_and_are_those_of_the_images():
+    samples = some(7)
+    data = open_dataset((samples.images.numpy(), samples.labels.numpy()))
+    assert isinstance(data, NamedDataset)
+    assert data.ids_between(2, 5) == data.read(2, 5).samples.ids
+
+    class Nameless:
+        class_names, source = None, "s"
+
+        def __len__(self):
+            return len(data)
+
+        def read(self, start, stop):
+            return data.read(start, stop)
+
+    assert not isinstance(Nameless(), NamedDataset)
+    for shuffled in (Shuffled(data, 1), Shuffled(Nameless(), 1)):
+        assert shuffled.ids_between(1, 6) == shuffled.read(1, 6).samples.ids

@@ -123,6 +123,24 @@ WRONG_ANNOTATIONS = {
     "a box of three numbers": ('{"images": [], "annotations": [{"image_id": 7, "bbox": [1, 1, 1]}]}', ["bbox"]),
     "a negative width": ('{"images": [], "annotations": [{"image_id": 7, "bbox": [1, 1, -1, 1]}]}', ["bbox.2"]),
     "NaN": ('{"images": [], "annotations": [{"image_id": 7, "bbox": [NaN, 1, 1, 1]}]}', ["bbox.0"]),
+    "a place beyond any image": (
+        '{"images": [], "annotations": [{"image_id": 7, "bbox": [1e300, 1, 1e300, 1]}]}',
+        ["bbox.0", "10000000"],
+    ),
+    "an image of no width": ('{"images": [{"id": 1, "file_name": "a", "width": 0}], "annotations": []}', ["width"]),
+    "an image that is a bomb": (
+        '{"images": [{"id": 1, "file_name": "a", "width": 1000000, "height": 1000000}], "annotations": []}',
+        ["images.0", "64 megapixels"],
+    ),
+    "runs of a bomb": (
+        '{"images": [], "annotations": [{"image_id": 7, "segmentation": {"size": [1000000, 1000000], "counts": [1]}}]}',
+        ["annotations.0", "64 megapixels"],
+    ),
+    "an absurd class": (
+        '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a", "class_index": 1000000000000}]}',
+        ["categories.0.class_index"],
+    ),
+    "brackets without end": ("[" * 100_000, ["no COCO annotations"]),
     "half a corner": (
         '{"images": [], "annotations": [{"image_id": 7, "segmentation": [[1, 2, 3]]}]}',
         ["annotations.0.segmentation", "3 numbers"],

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from matplotlib.path import Path as Outline
 
+from auditkit.samples import shapes
 from auditkit.samples.shapes import box_mask, polygon_mask, run_mask, unpack_runs
 
 # What pycocotools 2.0.11 makes of these masks: `encode(numpy.asfortranarray(mask))["counts"]`.
@@ -96,3 +97,31 @@ def test_compressed_runs_are_those_of_the_coco_tools():
 def test_damaged_compressed_runs_are_refused(text):
     with pytest.raises(ValueError, match="compressed run lengths"):
         unpack_runs(text)
+
+
+@pytest.mark.parametrize(
+    ("counts", "size"),
+    [
+        ([10**12], (10**6, 10**6)),
+        ([2**64], (2**32, 2**32)),
+        ([2**63, 2**63, 12], (3, 4)),
+        ([10**400], (3, 4)),
+        ([0], (0, 4)),
+        ([12], (-3, -4)),
+    ],
+)
+def test_runs_of_absurd_masks_are_refused_before_anything_is_drawn(counts, size):
+    with pytest.raises(ValueError, match=r"pixels"):
+        run_mask(counts, size)
+
+
+def test_a_packed_number_larger_than_any_image_is_refused_at_once():
+    with pytest.raises(ValueError, match="larger than any image"):
+        unpack_runs("o" * 1_000_000)
+
+
+def test_a_polygon_of_many_corners_is_drawn_as_by_its_definition_whatever_is_drawn_together(monkeypatch):
+    corners = np.random.default_rng(3).uniform(-2, 12, (50, 2))
+    whole = polygon_mask(corners, (11, 9))
+    monkeypatch.setattr(shapes, "_TOGETHER", 22)  # two edges at a time
+    assert np.array_equal(polygon_mask(corners, (11, 9)), whole)

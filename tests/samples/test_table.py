@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from auditkit.errors import UsageError
+from auditkit.errors import AuditError, UsageError
 from auditkit.samples import open_dataset
 
 
@@ -126,3 +126,15 @@ def test_a_listed_file_that_is_no_image_is_bad_not_structural(flat, refused):
         labelled(flat, "file,label\n0.png,0\na.txt,1\n")
     dataset = open_dataset(flat, skip_bad=True)
     assert [skipped.id for skipped in dataset.read(0, 2).skipped] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a\x1b[2J.png", "a\x0cb.png", "a\u2028b.png", "a" * 20_000], ids=["escape", "page", "line", "long"]
+)
+@pytest.mark.parametrize("row", ["{},", "{},0", "../{},0", "0.png,{}"])
+def test_names_in_a_table_are_told_on_one_line_of_a_length_that_one_reads(tmp_path, name, row):
+    (tmp_path / "labels.csv").write_text(f"file,label\n{row.format(name)}\n", encoding="utf-8")
+    with pytest.raises(AuditError) as caught:
+        open_dataset(tmp_path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000

@@ -1,0 +1,80 @@
+"""What a stored audit must be like before anything is judged, compared or drawn: it may come from a stranger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from auditkit.quoting import quoted
+from auditkit.result import CheckRecord, PanelRecord, Result
+
+__all__ = ["check_pictures", "check_table"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+_LONGEST_SIDE = 2**14
+_NUMBERS = "biuf"
+_COLUMNS = "biufU"
+
+
+def check_table(result: Result, table: Arrays) -> None:
+    """Make sure that a table has one row an image, and numbers where metrics are compared image by image.
+
+    Raises:
+        ValueError: it has not; the message is one line.
+    """
+    if not table:
+        return
+    ids = table.get("id")
+    if ids is None or ids.ndim != 1 or ids.dtype.kind != "U" or len(np.unique(ids)) < len(ids):
+        raise ValueError("its table has no column id of different names")
+    for name, column in table.items():
+        if column.shape != ids.shape or column.dtype.kind not in _COLUMNS:
+            raise ValueError(
+                f"column {quoted(name)} of its table is {column.dtype} {column.shape}, "
+                f"wanted texts or numbers {ids.shape}"
+            )
+    for check in result.checks:
+        _check_columns(check, table)
+
+
+def _check_columns(check: CheckRecord, table: Arrays) -> None:
+    for metric, record in check.metric_columns.items():
+        column = table.get(f"{check.key}/{record.column}")
+        if column is None or column.dtype.kind not in _NUMBERS:
+            raise ValueError(f"its table has no numbers for {quoted(f'{check.key}/{metric}')}")
+        for name in ("held_out", record.among):
+            counted = table.get(f"{check.key}/{name}")
+            if counted is not None and counted.dtype.kind not in _NUMBERS:
+                raise ValueError(f"its table does not say with {quoted(f'{check.key}/{name}')} which images count")
+
+
+def check_pictures(result: Result, arrays: Arrays) -> None:
+    """Make sure that each array that a panel shows is a picture of its kind, see `PanelRecord`.
+
+    Raises:
+        ValueError: it is not; the message is one line.
+    """
+    for check in result.checks:
+        for exhibit in check.exhibits:
+            for panel in exhibit.panels:
+                if panel.array in arrays and not _is_picture(panel, arrays[panel.array]):
+                    array = arrays[panel.array]
+                    got = f"{array.dtype} {array.shape}"
+                    raise ValueError(f"the array {quoted(panel.array)} is no picture of kind {panel.kind}: {got}")
+
+
+def _is_picture(panel: PanelRecord, array: npt.NDArray[Any]) -> bool:
+    if not 2 <= array.ndim <= 3 or not all(1 <= side <= _LONGEST_SIDE for side in array.shape):
+        return False
+    if panel.kind == "image":
+        return array.dtype == np.uint8
+    channels = array.shape[2] if array.ndim == 3 else None
+    fits = {"difference": array.ndim in (2, 3), "heat": channels is None, "overlay": channels in (2, 4)}[panel.kind]
+    # Anything larger overflows where it is squared or scaled.
+    return (
+        fits and array.dtype.kind == "f" and bool((np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max).all())
+    )

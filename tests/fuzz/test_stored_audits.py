@@ -1,0 +1,71 @@
+"""What a stored audit must be like before it is judged or drawn."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stored_targets import example_audit
+
+from auditkit.auditing import AuditResult, load_result, save
+from auditkit.errors import UsageError
+
+
+def _with(**changes: dict[str, object]) -> AuditResult:
+    example = example_audit()
+    table = {**example.table, **changes.get("table", {})}
+    arrays = {**example.arrays, **changes.get("arrays", {})}
+    kept = {name: column for name, column in table.items() if column is not None}
+    return AuditResult(example.result, kept, arrays, example.matches)
+
+
+def _stored(folder: Path, audited: AuditResult) -> Path:
+    for name, arrays in (("samples", audited.table), ("exhibits", audited.arrays), ("matches", audited.matches)):
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        (folder / f"{name}.npz").write_bytes(buffer.getvalue())
+    (folder / "result.json").write_text(audited.result.to_json())
+    return folder
+
+
+def test_an_audit_that_was_saved_is_sound(tmp_path):
+    save(example_audit(), tmp_path)
+    loaded = load_result(tmp_path)
+    assert loaded.result == example_audit().result
+    assert sorted(loaded.table) == sorted(example_audit().table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"table": {"id": None}}, "no column id"),
+        ({"table": {"id": np.array(["a"] * 8)}}, "different names"),
+        ({"table": {"label": np.arange(7)}}, "'label' of its table is int64 (7,)"),
+        ({"table": {"label": np.zeros((8, 2))}}, "'label'"),
+        ({"table": {"a\nb": np.zeros(8, dtype="M8[s]")}}, r"'a\nb'"),
+        ({"table": {"noise.pgd/robust@8/255": None}}, "no numbers for 'noise.pgd/robust_accuracy'"),
+        ({"table": {"noise.pgd/robust@8/255": np.array(["yes"] * 8)}}, "no numbers for"),
+        ({"table": {"noise.pgd/held_out": np.array(["yes"] * 8)}}, "which images count"),
+        ({"arrays": {"noise.pgd/0/image": np.zeros((6, 6, 3), dtype=np.float32)}}, "of kind image: float32 (6, 6, 3)"),
+        ({"arrays": {"noise.pgd/0/image": np.zeros((1, 1, 1, 1), dtype=np.uint8)}}, "of kind image"),
+        ({"arrays": {"noise.pgd/0/image": np.zeros((0, 6, 3), dtype=np.uint8)}}, "of kind image"),
+        ({"arrays": {"noise.pgd/0/image": np.zeros((2**15, 1), dtype=np.uint8)}}, "of kind image"),
+        ({"arrays": {"noise.pgd/0/heat": np.zeros((6, 6, 1), dtype=np.float32)}}, "of kind heat"),
+        ({"arrays": {"noise.pgd/0/heat": np.full((6, 6), np.nan, dtype=np.float32)}}, "of kind heat"),
+        ({"arrays": {"noise.pgd/0/overlay": np.zeros((6, 6, 3), dtype=np.float32)}}, "of kind overlay"),
+        ({"arrays": {"noise.pgd/0/difference": np.full((6, 6, 3), 1e300)}}, "of kind difference"),
+    ],
+)
+def test_a_stored_audit_whose_arrays_are_not_what_its_result_says_is_refused(tmp_path, changes, told):
+    with pytest.raises(UsageError) as caught:
+        load_result(_stored(tmp_path, _with(**changes)))
+    message = str(caught.value)
+    assert told in message
+    assert message.isprintable()
+
+
+def test_arrays_that_nothing_shows_may_be_anything(tmp_path):
+    stored = _stored(tmp_path, _with(arrays={"mine": np.zeros((2, 2, 2, 2))}))
+    assert "mine" in load_result(stored).arrays
