@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs wheel bench lock sbom audit-dependencies clean
+.PHONY: demo test lint types docs wheel bench fuzz lock sbom audit-dependencies clean
 
 demo: $(VENV)/installed
 	$(BIN)/auditkit demo
@@ -32,6 +32,10 @@ bench: $(VENV)/installed
 	$(BIN)/pip install --quiet --no-deps --requirement benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.pgd
+
+# As many inputs a target as there is time for: tests/fuzz/test_fuzz.py runs a few hundred of each.
+fuzz: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --count 10000
 
 # The versions that are installed become the lock. Delete lines of it, `make clean`, and they are chosen anew.
 lock: $(VENV)/installed

@@ -89,7 +89,10 @@ def _checked(entries: list[zipfile.ZipInfo], total: int, label: str) -> dict[str
         _check_entry(entry, label)
     folders = {entry.filename.split("/", 1)[0] for entry in entries}
     if len(folders) != 1 or any("/" not in entry.filename for entry in entries):
-        raise UsageError(f"{label}: its entries are not in one folder, as those of torch's archives are")
+        raise UsageError(
+            f"{label}: its entries are not in one folder, as those of torch's archives are since torch 2.8; save or "
+            "export the model again"
+        )
     stored = sum(entry.file_size for entry in entries if entry.compress_type == zipfile.ZIP_STORED)
     unpacked = sum(entry.file_size for entry in entries if entry.compress_type != zipfile.ZIP_STORED)
     if stored > total:
