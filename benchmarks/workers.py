@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--shard", type=int, default=16)
     parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--only-pairs", action="store_true", help="Leave out the ways with a single worker.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with contextlib.ExitStack() as stack:
@@ -123,6 +124,8 @@ def main() -> None:
             for count in (1, 2):
                 name = "Ray, one worker" if count == 1 else "Ray, two nodes"
                 ways[name] = {"executor": "ray", "ray_address": address, "workers": count}
+        if args.only_pairs:
+            ways = {name: way for name, way in ways.items() if "one worker" not in name}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for _ in range(args.rounds):
             for name, way in ways.items():

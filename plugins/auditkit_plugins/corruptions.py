@@ -26,11 +26,11 @@ from auditkit import (
     image_panel,
 )
 from auditkit_plugins.distortions import DISTORTIONS, NEEDS_COLOUR, DistortionName
+from auditkit_plugins.levels import SEVERITIES, Severities
 from auditkit_plugins.listed import listed
 
 __all__ = ["Corruptions"]
 
-_SEVERITIES = (1, 2, 3, 4, 5)
 _COLOURS = 3
 
 
@@ -39,12 +39,6 @@ _Names = Annotated[
     BeforeValidator(listed),
     Field(min_length=1),
     AfterValidator(lambda names: tuple(dict.fromkeys(names))),
-]
-_Severities = Annotated[
-    tuple[Annotated[int, Field(ge=_SEVERITIES[0], le=_SEVERITIES[-1])], ...],
-    BeforeValidator(listed),
-    Field(min_length=1),
-    AfterValidator(lambda severities: tuple(sorted(set(severities)))),
 ]
 
 
@@ -109,7 +103,7 @@ class Corruptions:
     )
 
     corruptions: _Names = tuple(DISTORTIONS)
-    severities: _Severities = (1, 3, 5)
+    severities: Severities = (1, 3, 5)
     gallery: Annotated[int, Field(ge=0)] = 8
 
     def run(self, model: Model, samples: Samples, ctx: Context) -> Findings:
@@ -143,7 +137,7 @@ class Corruptions:
         ctx: Context,
     ) -> tuple[Exhibit, ...]:
         """Show the images that the mildest corruptions turn into the most confident mistakes."""
-        milder = torch.tensor([_SEVERITIES[-1] - variant.severity for variant in variants], device=correct.device)
+        milder = torch.tensor([SEVERITIES[-1] - variant.severity for variant in variants], device=correct.device)
         scores = torch.where(correct, torch.zeros_like(answers.confidence), answers.confidence + milder)
         best, at = scores.max(1)
         best = torch.where(clean_correct, best, torch.zeros_like(best))

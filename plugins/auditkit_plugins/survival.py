@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from auditkit import (
@@ -26,21 +26,13 @@ from auditkit import (
 )
 from auditkit_plugins.attacked_images import FAMILIES, Pictures, attacked_images, family_of, mean_of_rows
 from auditkit_plugins.camera import DISTORTIONS, RANDOM, STRENGTHS, DistortionName
-from auditkit_plugins.listed import listed
+from auditkit_plugins.levels import Strengths
 
 __all__ = ["Survival"]
 
 _CLEAN = -1
 _FIGURE = "What survives a camera, over the strength of its distortions"
 _SHOWN_OF_A_CHECK = 2
-
-
-_Strengths = Annotated[
-    tuple[Annotated[int, Field(ge=STRENGTHS[0], le=STRENGTHS[-1])], ...],
-    BeforeValidator(listed),
-    Field(min_length=1),
-    AfterValidator(lambda strengths: tuple(sorted(set(strengths)))),
-]
 
 
 @dataclass(frozen=True)
@@ -147,7 +139,7 @@ class Survival:
         },
     )
 
-    strengths: _Strengths = STRENGTHS
+    strengths: Strengths = STRENGTHS
     draws: Annotated[int, Field(ge=1)] = 4
     """Random draws of each distortion at each strength."""
     gallery: Annotated[int, Field(ge=0)] = 8

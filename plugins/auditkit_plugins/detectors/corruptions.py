@@ -28,11 +28,11 @@ from auditkit import (
 from auditkit_plugins.detectors.carrying import Sources, traced
 from auditkit_plugins.detectors.looking import Way, hardest, look, pooled
 from auditkit_plugins.distortions import DISTORTIONS, NEEDS_COLOUR, DistortionName
+from auditkit_plugins.levels import SEVERITIES, Severities
 from auditkit_plugins.listed import listed
 
 __all__ = ["CARRIED", "LEFT_OUT", "DetectorCorruptions"]
 
-_SEVERITIES = (1, 2, 3, 4, 5)
 _COLOURS = 3
 
 LEFT_OUT: frozenset[DistortionName] = frozenset({"elastic"})
@@ -57,12 +57,6 @@ def _placeable(names: tuple[DistortionName, ...]) -> tuple[DistortionName, ...]:
 
 
 _Names = Annotated[tuple[DistortionName, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_placeable)]
-_Severities = Annotated[
-    tuple[Annotated[int, Field(ge=_SEVERITIES[0], le=_SEVERITIES[-1])], ...],
-    BeforeValidator(listed),
-    Field(min_length=1),
-    AfterValidator(lambda severities: tuple(sorted(set(severities)))),
-]
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class _Variant:
     def way(self, ctx: Context) -> Way:
         """Return it with the draws of this audit."""
         words = f"{self.name.replace('_', ' ')} of severity {self.severity}"
-        return Way(words, self.severity / (_SEVERITIES[-1] + 1), partial(_corrupted, self, ctx))
+        return Way(words, self.severity / (SEVERITIES[-1] + 1), partial(_corrupted, self, ctx))
 
 
 @dataclass(frozen=True)
@@ -143,7 +137,7 @@ class DetectorCorruptions:
     )
 
     corruptions: _Names = _NAMES
-    severities: _Severities = (1, 3, 5)
+    severities: Severities = (1, 3, 5)
     gallery: Annotated[int, Field(ge=0)] = 8
 
     def run(self, detector: Detector, samples: Samples, ctx: Context) -> Findings:

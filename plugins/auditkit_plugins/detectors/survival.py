@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from auditkit import (
@@ -29,16 +29,9 @@ from auditkit_plugins.camera import DISTORTIONS, RANDOM, STRENGTHS, DistortionNa
 from auditkit_plugins.camera.sightlines import sightlines
 from auditkit_plugins.detectors.carrying import Sources
 from auditkit_plugins.detectors.looking import Way, hardest, look, pooled
-from auditkit_plugins.listed import listed
+from auditkit_plugins.levels import Strengths
 
 __all__ = ["DetectorSurvival"]
-
-_Strengths = Annotated[
-    tuple[Annotated[int, Field(ge=STRENGTHS[0], le=STRENGTHS[-1])], ...],
-    BeforeValidator(listed),
-    Field(min_length=1),
-    AfterValidator(lambda strengths: tuple(sorted(set(strengths)))),
-]
 
 
 @dataclass(frozen=True)
@@ -115,7 +108,7 @@ class DetectorSurvival:
         },
     )
 
-    strengths: _Strengths = STRENGTHS
+    strengths: Strengths = STRENGTHS
     draws: Annotated[int, Field(ge=1)] = 1
     """Random draws of each distortion at each strength."""
     gallery: Annotated[int, Field(ge=0)] = 8
