@@ -171,9 +171,10 @@ def run_audit(
         stack.enter_context(_alone_in(folder))
         if start_over:
             _forget(folder)
-        journal = Journal(folder, _subject(bench))
-        notes = noticed(bench)
         store = Store(folder / "units")
+        journal = Journal(folder, _subject(bench))
+        stack.enter_context(_nothing_left_of_nothing(journal, store))
+        notes = noticed(bench)
         enough = stop_when_decided(bench, plan, store, gates, base) if settings.until_decided else None
         with executor_for(bench, store, progress) as executor, apart(bench, store, progress) as alone:
             execution = execute(bench, plan, store, progress, journal, Hands(executor, alone), enough)
@@ -253,6 +254,17 @@ def _subject(bench: Workbench) -> dict[str, str]:
         "preprocessing": str(info.preprocessing),
         "number of images": str(len(bench.dataset)),
     }
+
+
+@contextlib.contextmanager
+def _nothing_left_of_nothing(journal: Journal, store: Store) -> Iterator[None]:
+    """Close the journal of an audit that fails before there is anything to go on with."""
+    try:
+        yield
+    except BaseException:
+        if store.is_empty():
+            journal.close()
+        raise
 
 
 def _forget(folder: Path) -> None:

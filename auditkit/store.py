@@ -91,6 +91,10 @@ class Store:
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.npz"
 
+    def is_empty(self) -> bool:
+        """Tell whether there is no unit at all."""
+        return not self.folder.is_dir() or not any(self.folder.iterdir())
+
     def holds(self, digest: str) -> bool:
         """Tell whether this unit is finished, and not damaged: every byte is looked at."""
         try:

@@ -65,7 +65,7 @@ def test_peers_of_the_benchmarks_are_no_part_of_the_lock(monkeypatch: pytest.Mon
     assert {"torchattacks", "foolbox"} <= peers.keys()
     assert not peers.keys() & lock.locked(LOCK).keys()
     parts = [types.SimpleNamespace(name=name, version="1") for name in ("new", *peers)]
-    monkeypatch.setattr(lock, "distributions", lambda: parts)
+    monkeypatch.setattr(lock, "distributions", lambda path: parts)
     assert lock.installed() == {"new": ("new", "1")}
 
 

@@ -189,7 +189,7 @@ BROKEN = {
     "broken.shape": r"column share of shape (39,); wanted (40,)",
     "broken.nothing": "returned NoneType; wanted Findings",
     "broken.strange": "",
-    "broken.exits": "its process died",
+    "broken.exits": "its process ended by itself (os._exit or the like, exit code 3), twice",
 }
 
 

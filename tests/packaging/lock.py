@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import re
 import sys
+import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -35,7 +36,10 @@ def canonical(name: str) -> str:
 
 def installed() -> dict[str, tuple[str, str]]:
     """Return name and version of each distribution by canonical name; a build's own label (`+cpu`) is left out."""
-    found = {canonical(each.name): (each.name, each.version.partition("+")[0]) for each in distributions()}
+    # Not all of sys.path: some packages put folders with others of their own on it.
+    folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    parts = distributions(path=folders)
+    found = {canonical(each.name): (each.name, each.version.partition("+")[0]) for each in parts}
     left_out = NOT_LOCKED | locked(PEERS.read_text(encoding="utf-8")).keys()
     return {name: found[name] for name in sorted(found) if name not in left_out}
 

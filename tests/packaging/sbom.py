@@ -50,9 +50,9 @@ def needed(root: str, extras: Iterable[str] = ()) -> dict[str, tuple[Distributio
 def licenses(dist: Distribution) -> list[License | LicenseExpression]:
     """Return what a distribution says about its license: an expression, else its name, else its classifiers."""
     factory = LicenseFactory()
-    if expression := dist.metadata["License-Expression"]:
+    if expression := dist.metadata.get("License-Expression"):
         return [factory.make_from_string(expression)]
-    name = (dist.metadata["License"] or "").strip()
+    name = (dist.metadata.get("License") or "").strip()
     if name and "\n" not in name and len(name) <= _LONGEST_NAME and name.lower() != "unknown":
         return [factory.make_from_string(name)]
     classifiers = [each for each in dist.metadata.get_all("Classifier") or () if each.startswith(_CLASSIFIER)]
@@ -69,7 +69,7 @@ def component(dist: Distribution) -> Component:
         bom_ref=name,
         purl=PackageURL("pypi", None, name, dist.version),
         licenses=licenses(dist),
-        description=dist.metadata["Summary"],
+        description=dist.metadata.get("Summary"),
     )
 
 
