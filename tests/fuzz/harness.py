@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -173,9 +174,11 @@ def _run(target: Target, data: bytes, folder: Path) -> tuple[str, str] | None:
 
 
 def _unclear(message: str) -> tuple[str, str] | None:
-    """Return what is wrong with a refusal: it is one line."""
+    """Return what is wrong with a refusal: it is one line, and does not steer a terminal."""
     if len(message.splitlines()) != 1:
         return f"a message of {len(message.splitlines())} lines", message
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in message):
+        return "a control character in a message", ascii(message)
     return None
 
 
