@@ -13,11 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from auditkit.errors import AuditError, UsageError
+from auditkit.models.open import load_model
+
 SIDE = 8
+
+
+def refusal(path: Path, kind: type[AuditError] = UsageError) -> str:
+    """Return the one line with which auditkit refuses to load a model."""
+    with pytest.raises(kind) as caught:
+        load_model(path, device=torch.device("cpu"))
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert message.isprintable()
+    assert str(path) in message
+    return message
 
 
 class Marker:

@@ -11,25 +11,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strangers import Marker, Small, exported, pickled, reprogrammed, rewritten, saved
+from strangers import Marker, Small, exported, pickled, refusal, reprogrammed, rewritten, saved
 from torch import nn
 from torch.export import Dim
 
-from auditkit.errors import AuditError, ExecutionError, UsageError
+from auditkit.errors import AuditError, ExecutionError
 from auditkit.models.inspection.expressions import is_operator, is_size, is_structure
 from auditkit.models.open import load_model
 
 CPU = torch.device("cpu")
 IMAGES = torch.linspace(0, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
-
-
-def refusal(path, kind=UsageError):
-    with pytest.raises(kind) as caught:
-        load_model(path, device=CPU)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    assert message.isprintable()
-    return message
 
 
 def as_torch_does(path):

@@ -10,22 +10,12 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from strangers import SIDE, classifier_nodes, graph_of, written
+from strangers import SIDE, classifier_nodes, graph_of, refusal, written
 
-from auditkit.errors import AuditError, ExecutionError, UsageError
+from auditkit.errors import AuditError, ExecutionError
 from auditkit.models.open import load_model
 
 CPU = torch.device("cpu")
-
-
-def refusal(path, kind=UsageError):
-    with pytest.raises(kind) as caught:
-        load_model(path, device=CPU)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    assert message.isprintable()
-    assert str(path) in message
-    return message
 
 
 def with_external(path, location, *, offset=None, length=None, content=None, place="initializer"):

@@ -7,10 +7,10 @@ import zipfile
 
 import pytest
 import torch
-from strangers import Small, entries_of, rewritten, write_archive
+from strangers import Small, entries_of, refusal, rewritten, write_archive
 from torch import nn
 
-from auditkit.errors import AuditError, ExecutionError, UsageError
+from auditkit.errors import AuditError, ExecutionError
 from auditkit.models.inspection.nesting import is_too_deep
 from auditkit.models.open import load_model
 
@@ -78,15 +78,6 @@ def loaded_by_torch(path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.load(str(path))
-
-
-def refusal(path, kind=UsageError):
-    with pytest.raises(kind) as caught:
-        load_model(path, device=CPU)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    assert message.isprintable()
-    return message
 
 
 def test_a_script_that_writes_a_file_is_refused_before_it_runs(tmp_path):
