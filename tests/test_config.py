@@ -1,3 +1,5 @@
+"""Settings and gates of strangers: whatever stands in them is taken, or refused in one line; nothing is evaluated."""
+
 from __future__ import annotations
 
 import pytest
@@ -93,3 +95,25 @@ def test_a_long_value_is_shown_by_its_beginning_and_its_end():
 
 def test_what_cannot_be_printed_is_written_as_escapes():
     assert printable("a\nb\x1b\udcff\u202e") == "a\\nb\\x1b\\udcff\\u202e"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"ray_address": "auto"}, "ray_address is for executor = ray"),
+        ({"gpus_per_worker": 0.5}, "gpus_per_worker is for executor = ray"),
+        ({"memory_limit": 2}, "say with workers how many"),
+        ({"memory_limit": 2, "executor": "ray"}, "Ray watches over memory by itself"),
+        ({"executor": "cloud"}, "executor = 'cloud'"),
+        ({"gpus_per_worker": 0, "executor": "ray"}, "gpus_per_worker = 0"),
+    ],
+)
+def test_what_other_workers_than_these_could_heed_is_refused(values, words) -> None:
+    with pytest.raises(UsageError, match=words):
+        settings_from(values)
+
+
+def test_workers_of_each_kind_take_their_own_settings() -> None:
+    assert settings_from({"workers": 2, "memory_limit": 1.5}).memory_limit == 1.5
+    ray = settings_from({"executor": "ray", "ray_address": "auto", "gpus_per_worker": 0.25})
+    assert (ray.ray_address, ray.gpus_per_worker) == ("auto", 0.25)
