@@ -1,3 +1,5 @@
+"""Archives of arrays from strangers: refused before anything larger than it says, or pickled, is unpacked."""
+
 from __future__ import annotations
 
 import io
