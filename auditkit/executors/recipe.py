@@ -17,7 +17,13 @@ __all__ = ["is_portable", "portable"]
 def is_portable(recipe: Recipe) -> bool:
     """Return whether another process can make a workbench from it: model and data are named, not given."""
     given = recipe.data, recipe.settings.ood, recipe.settings.decode
-    return not isinstance(recipe.model, nn.Module) and all(isinstance(each, str | Path | None) for each in given)
+    if isinstance(recipe.model, nn.Module) or not all(isinstance(each, str | Path | None) for each in given):
+        return False
+    try:
+        pickle.dumps(recipe)
+    except Exception:  # an option of a check may be anything
+        return False
+    return True
 
 
 def portable(bench: Workbench, device: str) -> bytes:

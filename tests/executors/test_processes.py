@@ -13,7 +13,7 @@ import torch
 from auditkit.assemble import assemble
 from auditkit.config import settings_from
 from auditkit.engine import Hands, execute
-from auditkit.errors import ExecutionError
+from auditkit.errors import ExecutionError, UsageError
 from auditkit.executors import apart, dispatch, worker_processes
 from auditkit.journal import UNFINISHED, Journal
 from auditkit.plan import configure
@@ -92,6 +92,15 @@ def test_a_check_that_ends_the_whole_audit_is_done_in_a_process_of_its_own_the_n
     assert result.check("faulty.exits").reason.startswith("its process ended by itself (os._exit or the like")
     assert result.check("faulty.good").status == "done"
     assert not (tmp_path / UNFINISHED).exists()
+
+
+def test_options_that_cannot_be_sent_keep_an_audit_here_and_refuse_workers_in_one_line(tmp_path):
+    bench = bench_in(tmp_path, options={"faulty.good": {"way": lambda: None}})
+    with apart(bench, Store(tmp_path), Silent()) as alone:
+        assert alone is None
+    hired = worker_processes(bench, Store(tmp_path), Silent(), 1)
+    with pytest.raises(UsageError, match="worker processes need a model and data given by path"), hired:
+        pass
 
 
 def test_an_accelerator_that_fails_here_ends_the_audit_in_one_line_and_what_is_done_is_kept(tmp_path, bench):
