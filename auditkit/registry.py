@@ -35,7 +35,7 @@ def entries(group: str = CHECKS) -> tuple[Entry, ...]:
     """Return all plugins of a group, sorted by id, without importing any."""
     points = tuple(entry_points(group=group))
     # A distribution with many plugins is asked once: each answer reads and parses its metadata.
-    names = {point.dist: _named(point.dist) for point in points}
+    names = {distribution: _named(distribution) for distribution in {point.dist for point in points}}
     found = [Entry(point.name, names[point.dist], point) for point in points]
     return tuple(sorted(found, key=lambda entry: (entry.id, entry.distribution)))
 

@@ -177,6 +177,7 @@ def _npz(arrays: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def _files() -> dict[str, bytes]:
     audited = example_audit()
     return {
