@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,6 @@ import torch
 
 from auditkit import UsageError, audit
 from auditkit.executors import ray_crew
-from auditkit.progress import Silent
 from auditkit.testing import LinearModel, toy_samples
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -50,16 +53,42 @@ def cluster():
     made.shutdown()
 
 
-class Killer(Silent):
-    """Kills a node as soon as both have ended a unit."""
+class NodeKiller:
+    """Stands between an audit and its crew: kills the second node in the middle of its second unit."""
 
-    def __init__(self, cluster, used):
-        self.cluster, self.used, self.killed = cluster, used, False
+    def __init__(self, cluster, monkeypatch):
+        self.cluster, self.given, self.lost = cluster, [], None
+        idle, give = ray_crew.RayCrew.idle, ray_crew.RayCrew.give
 
-    def advance(self, pairs, key):
-        if not self.killed and len({node for node, _ in self.used}) == 2:
-            self.killed = True
-            self.cluster.remove_node(self.cluster.second, allow_graceful=False)
+        def idle_once_both_are_there(crew):
+            free = idle(crew)
+            while self.lost is None and not self._are_both_there(crew):
+                time.sleep(0.05)
+                free = idle(crew)
+            return free
+
+        def give_and_kill(crew, worker, task):
+            node = crew._places[worker].node
+            self.given.append((node, task.digest))
+            give(crew, worker, task)
+            second = self.cluster.second.node_id
+            if self.lost is None and [each for each, _ in self.given].count(second) == 2:
+                self.lost = task.digest
+                self._kill()
+
+        monkeypatch.setattr(ray_crew.RayCrew, "idle", idle_once_both_are_there)
+        monkeypatch.setattr(ray_crew.RayCrew, "give", give_and_kill)
+
+    @staticmethod
+    def _are_both_there(crew):
+        return len({place.node for place in crew._places.values() if place.node is not None}) == 2
+
+    def _kill(self):
+        """Kill the workers before what would tell them to end: a unit lasts no longer than that takes."""
+        raylet = self.cluster.second.all_processes["raylet"][0].process.pid
+        for child in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        self.cluster.remove_node(self.cluster.second, allow_graceful=False)
 
 
 def told(audited):
@@ -71,32 +100,24 @@ def told(audited):
 
 
 def test_two_nodes_of_which_one_is_killed_on_the_way_find_the_same(files, cluster, tmp_path, monkeypatch):
-    used = []
-    give = ray_crew.RayCrew.give
-
-    def noted(self, worker, task):
-        used.append((self._places[worker].node, task.digest))
-        give(self, worker, task)
-
-    monkeypatch.setattr(ray_crew.RayCrew, "give", noted)
     alone = audit(*files, **SETTINGS)
-    killer = Killer(cluster, used)
+    killer = NodeKiller(cluster, monkeypatch)
     settings = {**SETTINGS, "executor": "ray", "ray_address": cluster.address}
-    beside = audit(*files, out=tmp_path / "out", progress=killer, **settings)
-    assert killer.killed
+    beside = audit(*files, out=tmp_path / "out", **settings)
+    assert killer.lost is not None
     assert [check.status for check in beside.result.checks] == ["done"] * len(CHECKS)
     assert told(beside) == told(alone)
     assert beside.table.keys() == alone.table.keys()
     for name, column in alone.table.items():
         assert np.array_equal(column, beside.table[name], equal_nan=column.dtype.kind == "f"), name
-    given = [digest for _, digest in used]
+    given = [digest for _, digest in killer.given]
     twice = {digest for digest in given if given.count(digest) > 1}
-    assert len(twice) == 1, "what was under way on the node that was killed is done on the other, and nothing else is"
-    assert len({node for node, digest in used if digest in twice}) == 2
+    assert twice == {killer.lost}, "what was under way on the node is done on the other, and nothing else is"
+    assert len({node for node, digest in killer.given if digest == killer.lost}) == 2
     # Nothing is done again by the same command.
-    used.clear()
+    killer.given.clear()
     again = audit(*files, out=tmp_path / "out", **settings)
-    assert used == []
+    assert killer.given == []
     assert told(again) == told(alone)
 
 
