@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special
 
-from auditkit.stats import CONFIDENCE, Estimate
+from auditkit.stats import CONFIDENCE, Estimate, proportion
 
-__all__ = ["ANYTIME_CHANGE", "ANYTIME_SHARE", "anytime_change", "anytime_share"]
+__all__ = ["ANYTIME_CHANGE", "ANYTIME_SHARE", "SHARES", "anytime_change", "anytime_share"]
 
 ANYTIME_SHARE = "anytime-valid, mixture over shares"
 ANYTIME_CHANGE = "anytime-valid, mixture over bets"
@@ -38,6 +38,10 @@ def anytime_share(successes: int, n: int, confidence: float = CONFIDENCE) -> Est
     low = _end(lambda share: _evidence_above(share, successes, n) > limit, value, 0.0)
     high = 1 - _end(lambda share: _evidence_above(share, n - successes, n) > limit, 1 - value, 0.0)
     return Estimate(value=value, low=low, high=high, n=n, method=ANYTIME_SHARE)
+
+
+SHARES = {"Clopper-Pearson": proportion, ANYTIME_SHARE: anytime_share}
+"""What estimates a share from successes and images, by the name of its method."""
 
 
 def _evidence_above(share: float, successes: int, n: int) -> float:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterable, Sequence
 
-from auditkit.anytime import ANYTIME_SHARE, anytime_share
+from auditkit.anytime import SHARES
 from auditkit.errors import ExitCode
 from auditkit.requirements import Gate
 from auditkit.result import CheckRecord, GateRecord, Result, Verdict
-from auditkit.stats import Estimate, images_to_decide, proportion
+from auditkit.stats import Estimate, images_to_decide
 
 __all__ = ["Changes", "exit_code", "judge", "judge_again", "overall", "verdict_of"]
 
@@ -18,7 +18,6 @@ Changes = Callable[[Gate], Estimate | str]
 
 # What every attack also reports, and no attack has a part in.
 _WITHOUT_ATTACK = "clean_accuracy"
-_SHARES = {"Clopper-Pearson": proportion, ANYTIME_SHARE: anytime_share}
 _OPEN = (Verdict.FAIL, Verdict.MISSING, Verdict.INCONCLUSIVE)
 
 
@@ -135,7 +134,7 @@ def _sentence(gate: Gate, verdict: Verdict, estimate: Estimate) -> str:
         case Verdict.FAIL:
             return f"the whole interval misses the requirement ({interval}; {required})"
         case _:
-            needed = images_to_decide(estimate, gate.threshold, _SHARES.get(estimate.method))
+            needed = images_to_decide(estimate, gate.threshold, SHARES.get(estimate.method))
             about = (
                 f"about {needed} {unit} would settle it" if needed else f"no practical number of {unit} would settle it"
             )

@@ -2,22 +2,66 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from auditkit.anytime import SHARES
 from auditkit.quoting import quoted
 from auditkit.result import CheckRecord, PanelRecord, Result
+from auditkit.stats import CONFIDENCE
 
-__all__ = ["check_pictures", "check_table"]
+__all__ = ["check_estimates", "check_pictures", "check_settings", "check_table"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 _LONGEST_SIDE = 2**14
 _NUMBERS = "biuf"
 _COLUMNS = "biufU"
+_MOST_IMAGES = 2**53
+
+
+def check_estimates(result: Result) -> None:
+    """Make sure that every metric is about a number of images, and that shares are shares: verdicts rest on them.
+
+    Raises:
+        ValueError: one is not; the message is one line.
+    """
+    for check in result.checks:
+        for metric, estimate in check.metrics.items():
+            possible = estimate.method not in SHARES or 0 <= estimate.value <= 1
+            if not possible or not 1 <= estimate.n <= _MOST_IMAGES:
+                name, method = quoted(f"{check.key}/{metric}"), quoted(estimate.method)
+                raise ValueError(f"{name} is no estimate by {method}: {estimate.value:g} of {estimate.n}")
+
+
+def check_settings(result: Result) -> None:
+    """Make sure that what a result says about itself can be written as JSON, and that its confidence is one.
+
+    Raises:
+        ValueError: it is not; the message is one line.
+    """
+    told = [result.settings, result.volatile, result.model.preprocessing, *(check.options for check in result.checks)]
+    if not all(map(_is_finite, told)):
+        raise ValueError("a number in its settings is not finite")
+    confidence = result.settings.get("confidence", CONFIDENCE)
+    if not isinstance(confidence, float) or not 0 < confidence < 1:
+        raise ValueError(f"its confidence is {quoted(str(confidence))}, wanted a number between 0 and 1")
+
+
+def _is_finite(data: Any) -> bool:
+    match data:
+        case float():
+            return math.isfinite(data)
+        case dict():
+            return all(map(_is_finite, data.values()))
+        case list():
+            return all(map(_is_finite, data))
+        case _:
+            return True
 
 
 def check_table(result: Result, table: Arrays) -> None:

@@ -179,8 +179,8 @@ def images_to_decide(
         return None
     if share is None:
         half = estimate.value - estimate.low if threshold < estimate.value else estimate.high - estimate.value
-        needed = math.ceil(estimate.n * (half / distance) ** 2)
-        return needed if needed <= _MOST_IMAGES else None
+        needed = estimate.n * (half / distance) * (half / distance)
+        return math.ceil(needed) if needed <= _MOST_IMAGES else None
 
     def decides(n: int) -> bool:
         found = share(round(estimate.value * n), n)

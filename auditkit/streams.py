@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,9 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 _MANTISSA_BITS = 24
+# How many numbers are made at once: on a CPU as many as its cache has room for with all that they are made from, on
+# other devices as many as keep them busy. A shard of large images at once would take more memory than the shard itself.
+_BLOCK_ON_CPU, _BLOCK = 1 << 18, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,31 @@ class Streams:
 
     def uniform(self, step: int | Tensor, shape: Sequence[int]) -> Tensor:
         """Return float32 (N, *shape), uniform in the open interval (0, 1); `step` is one number or int64 (N,)."""
-        count = 1
-        for size in shape:
-            count *= size
-        steps = torch.as_tensor(step, dtype=torch.int64, device=self.keys.device)
-        row_key = _mix(self.keys[:, 0] + (steps + 1) * _GOLDEN) ^ self.keys[:, 1]
-        counter = torch.arange(1, count + 1, dtype=torch.int64, device=self.keys.device)
-        bits = _mix(row_key.unsqueeze(1) + counter * _GOLDEN)
-        mantissa = _shift_right(bits, 64 - _MANTISSA_BITS).to(torch.float64)
-        numbers = ((mantissa + 0.5) * 2.0**-_MANTISSA_BITS).to(torch.float32)
-        return numbers.clamp_max_(1 - 2.0**-_MANTISSA_BITS).reshape(len(self.keys), *shape)
+        return self._in_blocks(step, shape, _uniform)
 
     def normal(self, step: int | Tensor, shape: Sequence[int]) -> Tensor:
         """Return float32 (N, *shape), standard normal (tails end near 5.3); `step` as in `uniform`."""
-        normal: Tensor = torch.special.ndtri(self.uniform(step, shape).to(torch.float64))
-        return normal.to(torch.float32)
+        return self._in_blocks(step, shape, lambda bits: torch.special.ndtri(_uniform(bits).to(torch.float64)))
+
+    def _in_blocks(self, step: int | Tensor, shape: Sequence[int], numbers_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return float32 (N, *shape), made from random bits, int64 (n, count), some rows at a time."""
+        count = math.prod(shape)
+        steps = torch.as_tensor(step, dtype=torch.int64, device=self.keys.device)
+        row_key = _mix(self.keys[:, 0] + (steps + 1) * _GOLDEN) ^ self.keys[:, 1]
+        counter = torch.arange(1, count + 1, dtype=torch.int64, device=self.keys.device) * _GOLDEN
+        made = torch.empty((len(self.keys), count), dtype=torch.float32, device=self.keys.device)
+        block = _BLOCK_ON_CPU if made.device.type == "cpu" else _BLOCK
+        rows = max(1, block // max(count, 1))
+        for start in range(0, len(made), rows):
+            made[start : start + rows] = numbers_of(_mix(row_key[start : start + rows, None] + counter))
+        return made.reshape(len(self.keys), *shape)
+
+
+def _uniform(bits: Tensor) -> Tensor:
+    """Turn bits (int64) into float32 in the open interval (0, 1)."""
+    mantissa = _shift_right(bits, 64 - _MANTISSA_BITS).to(torch.float64)
+    numbers = ((mantissa + 0.5) * 2.0**-_MANTISSA_BITS).to(torch.float32)
+    return numbers.clamp_max_(1 - 2.0**-_MANTISSA_BITS)
 
 
 def _key(seed: int, purpose: str, sample: str) -> tuple[int, int]:

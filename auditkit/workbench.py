@@ -129,16 +129,18 @@ class Workbench:
     def _training_half(self) -> Samples:
         """Read the images to learn from: those alone where the data set can name its images, else all, shard by shard.
 
-        They are the most images that are ever in memory at once, so nothing holds them twice.
+        They are the most images that are ever in memory at once. They come in the order of their names, which is what
+        checks sort them by, so that these need no second copy.
         """
         if isinstance(self.dataset, NamedDataset):
             ids = self.dataset.ids_between(0, len(self.dataset))
-            return self._at(np.flatnonzero(~self.held_out(ids)).tolist())
+            return self._at(sorted(np.flatnonzero(~self.held_out(ids)).tolist(), key=ids.__getitem__))
         parts = []
         for start, stop in self.shards:
             samples = self.read(start, stop).samples
             parts.append(samples.take(torch.from_numpy(~self.held_out(samples.ids))))
-        return gather_samples(_each_let_go(parts), sum(len(part) for part in parts))
+        half = gather_samples(_each_let_go(parts), sum(len(part) for part in parts))
+        return half.take(sorted(range(len(half)), key=half.ids.__getitem__))
 
     def _at(self, places: Sequence[int]) -> Samples:
         """Read the images at these positions."""

@@ -229,3 +229,9 @@ def test_a_mean_is_decided_when_its_interval_has_shrunk_to_the_threshold():
     assert needed == pytest.approx(400, abs=1)
     assert 0.2 * (100 / needed) ** 0.5 <= 0.1 + 1e-9
     assert images_to_decide(now, 1.0 + 1e-6) is None
+
+
+def test_no_number_of_images_settles_an_interval_beyond_all_numbers():
+    now = Estimate(value=1e300, low=-1.7e308, high=1.7e308, n=8, method="Student t")
+    assert images_to_decide(now, 0.4) is None
+    assert images_to_decide(now, 1.1e300) is None

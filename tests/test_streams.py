@@ -35,6 +35,20 @@ def test_a_row_may_be_at_a_step_of_its_own():
         assert torch.equal(mixed[row], streams.uniform(step, (4,))[row])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", [1, 30, 31, 10**9])
+def test_numbers_are_the_same_however_many_are_made_at_once(kind, block, monkeypatch):
+    whole = getattr(Streams.of(0, "a", IDS), kind)(torch.arange(40), (2, 5))
+    monkeypatch.setattr("auditkit.streams._BLOCK_ON_CPU", block)
+    assert torch.equal(getattr(Streams.of(0, "a", IDS), kind)(torch.arange(40), (2, 5)), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_streams_and_no_numbers_make_none(kind):
+    assert getattr(Streams.of(0, "a", []), kind)(0, (2, 5)).shape == (0, 2, 5)
+    assert getattr(Streams.of(0, "a", IDS), kind)(0, (0, 5)).shape == (40, 0, 5)
+
+
 def test_more_numbers_begin_with_the_same_numbers():
     streams = Streams.of(0, "a", IDS)
     assert torch.equal(streams.uniform(0, (50,))[:, :7], streams.uniform(0, (7,)))

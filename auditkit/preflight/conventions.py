@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from auditkit.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -59,8 +60,11 @@ def _effort(configured: Preprocessing, steps: Preprocessing) -> tuple[int, int]:
 
 def _own_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel of images (N, C, H, W)."""
-    pixels = images.double().transpose(0, 1).flatten(1)
-    return _rounded(pixels.mean(1).tolist()), _rounded(pixels.std(1, correction=0).tolist())
+    # Image by image: in double precision all of them would be the largest thing in memory.
+    each = [torch.var_mean(image.double().flatten(1), dim=1, correction=0) for image in images]
+    within, means = (torch.stack(column) for column in zip(*each, strict=True))
+    variance = within.mean(0) + means.var(0, correction=0)
+    return _rounded(means.mean(0).tolist()), _rounded(variance.sqrt().tolist())
 
 
 def _ways(configured: Preprocessing, images: Tensor, layouts: tuple[Layout, ...]) -> Iterator[Preprocessing]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from auditkit.anytime import ANYTIME_CHANGE, ANYTIME_SHARE
+from auditkit.anytime import ANYTIME_CHANGE, SHARES
 from auditkit.paired import PAIRED_SHARE
 from auditkit.result import CheckRecord, GateRecord, Result, Verdict
 from auditkit.stats import CONFIDENCE, Estimate
@@ -58,7 +58,7 @@ _OUTCOMES = {
 _OF_OBJECTS = "Korn-Graubard"
 # Resampled images, for average precision alone; too few of them to tell; objects that hang together by image.
 _ABOUT = ("bootstrap over images", "everything possible", _OF_OBJECTS)
-_SHARES = ("Clopper-Pearson", ANYTIME_SHARE, *_ABOUT)
+_SHARES = (*SHARES, *_ABOUT)
 
 # What XML 1.0 cannot hold, and the controls that reorder the text around them.
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
@@ -251,7 +251,7 @@ def stopped_early(result: Result) -> bool:
 def error_rates(result: Result) -> str:
     """Return how often the verdict is wrong by the luck of the draw of images, for the gates that count."""
     n = sum(gate.level == "error" for gate in result.gates)
-    tail = 100 * (1 - float(result.settings.get("confidence", CONFIDENCE))) / 2
+    tail = 100 * (1 - result.settings.get("confidence", CONFIDENCE)) / 2
     whenever = ", although the audit could stop early" if result.settings.get("until_decided") else ""
     just = "just meets it" if n == 1 else f"just meets all {n}"
     # Their intervals hold for many images, not at every number of them.

@@ -66,7 +66,7 @@ class Samples:
         return Samples(self.images.to(device), self.labels.to(device), self.ids, masks, objects)
 
     def take(self, index: Tensor | Sequence[int]) -> Samples:
-        """Return the samples at the given positions, in the given order.
+        """Return the samples at the given positions, in the given order; these themselves if that is all as they are.
 
         Args:
             index: Positions in [-N, N), each at most once; or a bool tensor (N,) that is true where wanted.
@@ -77,6 +77,8 @@ class Samples:
         rows = self._positions(index)
         if rows and not -len(self) <= min(rows) <= max(rows) < len(self):
             raise ExecutionError(f"positions {min(rows)} to {max(rows)} asked of {len(self)} samples")
+        if rows == list(range(len(self))):
+            return self
         ids = tuple(self.ids[row] for row in rows)
         at = torch.tensor(rows, dtype=torch.int64, device=self.images.device)
         masks = None if self.masks is None else self.masks[at.to(self.masks.device)]

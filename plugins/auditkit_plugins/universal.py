@@ -95,7 +95,7 @@ class UniversalNoise:
         lesson: dict[str, np.ndarray[Any, Any]] = {}
         for eps in self.eps:
             noise = self._optimised(ctx.search, samples.images, predicted, turn, eps, ctx)
-            after = model.logits((samples.images + noise).clamp(0, 1)).argmax(1)
+            after = _predicted_with(noise, samples.images, model)
             changed = after[after != predicted]
             commonest = torch.bincount(changed, minlength=1).argmax()
             lesson[f"noise@{budget_text(eps)}"] = noise.cpu().numpy()
@@ -170,6 +170,12 @@ def _steadiness(logits: Tensor, labels: Tensor, turn: Tensor) -> Tensor:
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     return own - logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
+
+
+def _predicted_with(noise: Tensor, images: Tensor, model: Model) -> Tensor:
+    """Return int64 (N,) classes of images under the noise; no more than a batch of them is changed at once."""
+    parts = images.split(model.batch)  # type: ignore[no-untyped-call]
+    return torch.cat([model.logits((part + noise).clamp(0, 1)).argmax(1) for part in parts])
 
 
 def _length(noise: Tensor) -> Tensor:

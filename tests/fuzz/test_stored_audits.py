@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,39 @@ def test_a_stored_audit_whose_arrays_are_not_what_its_result_says_is_refused(tmp
     message = str(caught.value)
     assert told in message
     assert message.isprintable()
+
+
+@pytest.mark.parametrize(("value", "n"), [(-9e18, 8), (1.001, 8), (0.5, 0), (0.5, -(2**62) - 1), (0.5, 2**62)], ids=str)
+def test_a_share_that_can_be_none_is_refused(tmp_path, value, n):
+    """Else the gate asks how many images would settle it, and there is no such number."""
+    audited = example_audit()
+    attack, *others = audited.result.checks
+    share = attack.metrics["robust_accuracy@2/255"].model_copy(update={"value": value, "n": n})
+    attack = attack.model_copy(update={"metrics": {**attack.metrics, "robust_accuracy@2/255": share}})
+    audited = replace(audited, result=audited.result.model_copy(update={"checks": (attack, *others)}))
+    with pytest.raises(UsageError, match=r"'noise\.pgd/robust_accuracy@2/255' is no estimate by 'Clopper-Pearson'"):
+        load_result(_stored(tmp_path, audited))
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "told"),
+    [
+        ("settings", {"confidence": [0.95]}, "its confidence is '[0.95]', wanted a number between 0 and 1"),
+        ("settings", {"confidence": 1.5}, "its confidence is '1.5'"),
+        ("settings", {"tries": [{"a": float("inf")}]}, "a number in its settings is not finite"),
+        ("volatile", {"seconds": float("inf")}, "a number in its settings is not finite"),
+    ],
+)
+def test_settings_that_can_be_none_are_refused(tmp_path, where, value, told):
+    """JSON has a way to say infinity, 1e999, that no format of the report has."""
+    audited = example_audit()
+    stored = _stored(tmp_path, audited)
+    text = json.loads(audited.result.to_json())
+    text[where] |= value
+    (stored / "result.json").write_text(json.dumps(text).replace("Infinity", "1e999"))
+    with pytest.raises(UsageError) as caught:
+        load_result(stored)
+    assert told in str(caught.value)
 
 
 def test_arrays_that_nothing_shows_may_be_anything(tmp_path):

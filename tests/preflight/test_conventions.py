@@ -144,6 +144,19 @@ def test_candidates_differ_in_effect_and_never_repeat_the_configured():
     assert len(others) < 40
 
 
+def test_own_statistics_are_those_of_all_pixels():
+    images = (
+        torch.rand(7, 3, 5, 4, generator=torch.Generator().manual_seed(3))
+        * torch.linspace(0.1, 1, 7)[:, None, None, None]
+    )
+    mean = images.double().mean((0, 2, 3)).tolist()
+    std = images.double().std((0, 2, 3), correction=0).tolist()
+    tried = [steps for steps in candidates(Preprocessing(), images, ("nchw",)) if steps.std is not None]
+    assert any(
+        steps.mean == pytest.approx(mean, rel=1e-5) and steps.std == pytest.approx(std, rel=1e-5) for steps in tried
+    )
+
+
 def test_grey_images_have_no_channel_order():
     images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     lines = {option_line(steps) for steps in candidates(Preprocessing(), images, ("nchw",))}

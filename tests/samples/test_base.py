@@ -72,6 +72,15 @@ def test_take_keeps_rows_together(index, masks):
         assert torch.equal(part.masks[0], whole.masks[int(part.labels[0])])
 
 
+def test_taking_all_as_they_are_copies_nothing():
+    """Checks sort what they learn from by name, and mostly get it sorted: a copy would double it."""
+    whole = some()
+    assert whole.take(range(len(whole))) is whole
+    turned = whole.take(range(len(whole) - 1, -1, -1))
+    assert turned is not whole
+    assert turned.ids == whole.ids[::-1]
+
+
 @pytest.mark.parametrize("index", [[4], [-5], [0, 0], [1, -3], torch.tensor([True])])
 def test_take_refuses_positions_that_are_not_there_or_twice(refused, index):
     with refused():
