@@ -86,7 +86,7 @@ def plan_checks(
 def _try_preset(kind: type[Any], preset: str, entry: Entry) -> None:
     """Make sure that a check can be had with its own options for this preset: a fault in them is its author's."""
     try:
-        configure(kind, kind.spec.presets.get(preset, {}), entry.id, entry.distribution)
+        _set_up(kind, kind.spec.presets.get(preset, {}), entry.id)
     except Exception as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExecutionError(f"check {entry.id} of {entry.distribution} cannot be set up: {text}") from error
@@ -134,6 +134,11 @@ def configure(kind: type[Any], options: Mapping[str, Any], key: str, distributio
     Raises:
         UsageError: an option is unknown, or its value does not fit.
     """
+    check = _set_up(kind, options, key)
+    return Planned(key, check, distribution, _plain(check), code_digest(kind))
+
+
+def _set_up(kind: type[Any], options: Mapping[str, Any], key: str) -> Check:
     known = option_names(kind)
     for name in options:
         if name not in known:
@@ -148,7 +153,7 @@ def configure(kind: type[Any], options: Mapping[str, Any], key: str, distributio
         # What several options get wrong together has no place of its own.
         given = f"{key}.{where} = {options.get(where)!r}" if where else key
         raise UsageError(f"{given}: {message[0].lower()}{message[1:]}") from None
-    return Planned(key, check, distribution, _plain(check), code_digest(kind))
+    return check
 
 
 def _plain(check: Any) -> dict[str, Any]:
