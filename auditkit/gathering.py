@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from auditkit.check import Tally
+from auditkit.columns import AllMatches, Columns
 from auditkit.exhibits import EXHIBITS
-from auditkit.findings import AllMatches, Columns, check_same_names, join_all_matches, join_others, top_exhibits
+from auditkit.joining import check_same_names, join_all_matches, join_others, top_exhibits
 from auditkit.precision import Matches
 from auditkit.store import StoredExhibit, Unit
 from auditkit.summaries import merge_tallies

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from auditkit.check import Conclusion, Spec, Tally
+from auditkit.columns import Columns
 from auditkit.errors import ExecutionError
-from auditkit.findings import Columns, Share, metrics
+from auditkit.findings import Share, metrics
 from auditkit.precision import Matches, category_precision
 from auditkit.result import ProfileRecord, TableRecord
 from auditkit.stats import Estimate, proportion

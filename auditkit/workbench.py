@@ -19,8 +19,8 @@ from auditkit.artifacts import Shelf
 from auditkit.check import Findings, Finished, Learner, Lesson
 from auditkit.config import Settings
 from auditkit.context import Context
+from auditkit.contract import check_findings
 from auditkit.errors import AuditError, DeviceLostError, ExecutionError, UsageError
-from auditkit.findings import check_columns
 from auditkit.imports import import_object
 from auditkit.models.base import Differentiable, Model
 from auditkit.models.loaded import Loaded
@@ -183,7 +183,7 @@ class Workbench:
             findings = planned.check.run(model, samples, context)
             if not isinstance(findings, Findings):
                 raise ExecutionError(f"{planned.key} returned {type(findings).__name__}; wanted Findings")
-            check_columns(planned.check.spec, findings, len(samples))
+            check_findings(planned.check.spec, findings, len(samples))
             return Unit(findings, time.monotonic() - began)
 
         return self._with_memory(attempt)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from auditkit import Detector, Differentiable, Findings, Samples, open_dataset
-from auditkit.findings import join_all_matches, metrics
+from auditkit.findings import metrics
+from auditkit.joining import join_all_matches
 from auditkit.models.open import load_model
 from auditkit.models.preprocess import Preprocessing
 from auditkit.objects.tryout import Reading, search_detector, try_out_detector

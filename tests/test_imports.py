@@ -21,8 +21,8 @@ LAYERS = (
     ("anytime", "archives", "budgets", "paired", "precision", "separation"),
     ("journal", "requirements"),
     ("artifacts", "check", "config", "imports", "registry", "result", "threat"),
-    ("baseline", "findings", "gate", "models", "plan", "samples", "scaffold", "soundness", "store"),
-    ("comparison", "objects"),
+    ("baseline", "columns", "gate", "models", "plan", "samples", "scaffold", "soundness", "store"),
+    ("comparison", "contract", "findings", "joining", "objects"),
     (
         "activations",
         "bounding",

@@ -10,7 +10,7 @@ from typing import Any
 from auditkit.artifacts import Shelf
 from auditkit.check import Check, Findings, Learner, Lesson
 from auditkit.context import Context
-from auditkit.findings import check_columns
+from auditkit.contract import check_findings
 from auditkit.models.base import Model
 from auditkit.objects.detector import Detector
 from auditkit.samples import Samples
@@ -32,7 +32,7 @@ def run_check(check: Check, model: Model | Detector, samples: Samples, **context
     """
     model, ctx = _context(check, model, samples, context)
     findings = check.run(model, samples, ctx)
-    check_columns(check.spec, findings, len(samples))
+    check_findings(check.spec, findings, len(samples))
     return findings
 
 

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from auditkit.demo import IMAGES
 from auditkit.demo.network import sign_net
-from auditkit.findings import flags, metrics, top_exhibits
+from auditkit.findings import flags, metrics
+from auditkit.joining import top_exhibits
 from auditkit.samples import Samples, open_dataset
 from auditkit.summaries import class_estimates, class_table
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
