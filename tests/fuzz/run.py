@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from children import MODULES, fuzz_in_children, targets_of
@@ -38,7 +40,7 @@ def main() -> int:
     every: list[Finding] = []
     for module, target in chosen:
         began = time.monotonic()
-        found = fuzz_in_children(module, target.name, given.count, given.seed, start=given.start, seconds=given.seconds)
+        found = _side_by_side(module, target.name, given)
         rate = given.count / (time.monotonic() - began)
         print(f"{target.name:<24}{given.count:>9}{len(found):>10}{rate:>10.0f}", flush=True)
         for problem, times in Counter(finding.problem for finding in found).most_common():
@@ -48,12 +50,25 @@ def main() -> int:
     return 1 if every else 0
 
 
+def _side_by_side(module: str, target: str, given: argparse.Namespace) -> list[Finding]:
+    """Give each of some children its part of the inputs; return what all of them found, in order."""
+    ends = [given.start + given.count * job // given.jobs for job in range(given.jobs + 1)]
+
+    def part(job: int) -> list[Finding]:
+        start, count = ends[job], ends[job + 1] - ends[job]
+        return fuzz_in_children(module, target, count, given.seed, start=start, seconds=given.seconds)
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        return [finding for found in pool.map(part, range(given.jobs)) for finding in found]
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000, help="inputs a target")
     parser.add_argument("--target", help="this one only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=int, default=0, help="number of the first input")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes side by side")
     parser.add_argument("--only", type=int, help="run this input alone, here, and say what went wrong in full")
     parser.add_argument("--input", type=Path, help="run this file alone, here, and say what went wrong in full")
     parser.add_argument("--seconds", type=float, default=20.0, help="after which an input hangs")
