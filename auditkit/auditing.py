@@ -34,6 +34,7 @@ from auditkit.gate import exit_code, judge
 from auditkit.journal import UNFINISHED, Journal
 from auditkit.noticed import noticed
 from auditkit.plan import Planned, plan_checks
+from auditkit.preparing import protected, set_up
 from auditkit.progress import Progress, Silent
 from auditkit.quoting import printable
 from auditkit.registry import CHECKS, DETECTOR_CHECKS
@@ -44,7 +45,7 @@ from auditkit.soundness import check_estimates, check_pictures, check_settings, 
 from auditkit.stats import Estimate
 from auditkit.store import Store, write_atomically
 from auditkit.until_decided import IMAGES_A_LOOK, check_decidable, stop_when_decided, stopped_note
-from auditkit.workbench import Recipe, Workbench, protected, set_up
+from auditkit.workbench import Recipe, Workbench
 
 __all__ = ["AuditResult", "audit", "gates_of", "load_result", "run_audit", "save"]
 

@@ -29,9 +29,10 @@ from auditkit.errors import AuditError, UsageError
 from auditkit.models.base import Model
 from auditkit.models.open import load_model
 from auditkit.models.tryout import try_out
+from auditkit.preparing import protected, set_up
 from auditkit.samples import Samples
 from auditkit.stats import Estimate, exact_mcnemar, proportion
-from auditkit.workbench import Recipe, Workbench, protected, set_up
+from auditkit.workbench import Recipe, Workbench
 
 __all__ = ["WHAT_IT_BUYS", "Hardened", "harden"]
 

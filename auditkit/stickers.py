@@ -11,8 +11,9 @@ from auditkit.detection import FALSE_ALARMS, StickerRule
 from auditkit.detection.detector import detector_file
 from auditkit.errors import UsageError
 from auditkit.plan import plan_checks
+from auditkit.preparing import protected, set_up
 from auditkit.store import write_atomically
-from auditkit.workbench import Recipe, protected, set_up
+from auditkit.workbench import Recipe
 
 __all__ = ["CHECK", "FittedStickers", "fit_stickers"]
 

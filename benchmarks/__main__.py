@@ -28,7 +28,7 @@ import torch
 
 from auditkit.check import Check
 from auditkit.plan import Planned
-from auditkit.workbench import set_up
+from auditkit.preparing import set_up
 from auditkit_plugins.minimal import Minimal
 from auditkit_plugins.occlusion import Occlusion
 from auditkit_plugins.one_pixel import OnePixel

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from auditkit.artifacts import Shelf
 from auditkit.config import settings_from
 from auditkit.covers import QUICK_LOGITS, CoverSweep, Windows, filling, pixel_map
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
-from auditkit.workbench import Recipe, Workbench, set_up
+from auditkit.workbench import Recipe, Workbench
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 WINDOW = 8

@@ -25,8 +25,9 @@ from auditkit.config import settings_from
 from auditkit.demo import IMAGES, WEIGHTS
 from auditkit.models.preprocess import Preprocessed
 from auditkit.plan import Planned
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
-from auditkit.workbench import Recipe, Workbench, set_up
+from auditkit.workbench import Recipe, Workbench
 from auditkit_plugins.pgd import PGD
 
 STEPS = 40

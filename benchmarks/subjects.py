@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from auditkit.config import settings_from
 from auditkit.models.base import Model
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
-from auditkit.workbench import Recipe, Workbench, set_up
+from auditkit.workbench import Recipe, Workbench
 
 BATCH = 128
 CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10"

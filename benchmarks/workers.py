@@ -29,9 +29,10 @@ from auditkit.engine import Hands, execute
 from auditkit.executors import executor_for
 from auditkit.journal import Journal
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.progress import Silent
 from auditkit.store import Store
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 
 MODEL = "auditkit.demo.network:SignNet"
 WAYS = {"one process": {"workers": 0}, "one worker": {"workers": 1}, "two workers": {"workers": 2}}

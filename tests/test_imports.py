@@ -37,6 +37,7 @@ LAYERS = (
         "summaries",
     ),
     ("detection", "drive", "exhibits", "verification", "workbench"),
+    ("preparing",),
     ("campaign", "gathering", "hardening", "noticed", "stickers", "units"),
     ("executors",),
     ("engine",),

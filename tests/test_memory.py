@@ -16,9 +16,10 @@ import auditkit
 from auditkit import auditing, store, workbench
 from auditkit.config import settings_from
 from auditkit.exhibits import EXHIBITS
+from auditkit.preparing import set_up
 from auditkit.samples import Read, Samples
 from auditkit.testing import LinearModel
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 
 SHAPE = (3, 16, 16)
 NETWORK = LinearModel(classes=3, shape=SHAPE, seed=1).eval()

@@ -8,7 +8,8 @@ import pytest
 
 from auditkit import Capability
 from auditkit.config import settings_from
-from auditkit.workbench import Recipe, set_up
+from auditkit.preparing import set_up
+from auditkit.workbench import Recipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CIFAR = SHARED / "cifar10"

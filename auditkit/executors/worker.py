@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import torch
 
 from auditkit.errors import AuditError, DeviceLostError
+from auditkit.preparing import set_up
 from auditkit.progress import Silent
 from auditkit.samples import Samples
 from auditkit.store import Store
 from auditkit.units import OtherCircumstancesError, Task, check_circumstances, judge_samples, learn_lesson
-from auditkit.workbench import Workbench, set_up
+from auditkit.workbench import Workbench
 
 __all__ = ["Answer", "Worker"]
 

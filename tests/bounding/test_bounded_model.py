@@ -22,8 +22,9 @@ from auditkit.bounding import (
 )
 from auditkit.config import settings_from
 from auditkit.errors import ExecutionError, UsageError
+from auditkit.preparing import set_up
 from auditkit.testing import toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 
 IMAGES = toy_samples(40, seed=3).images
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"

@@ -19,8 +19,9 @@ from auditkit.context import TimeLimitError
 from auditkit.covers import QUICK_LOGITS, CoverSweep, Windows, cover_sweep, filling
 from auditkit.covers.sweep import sweep_batch
 from auditkit.errors import ExecutionError
+from auditkit.preparing import set_up
 from auditkit.testing import LinearModel, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 WINDOWS = Windows.grid(8, 10, (3, 4), (2, 3))

@@ -14,8 +14,9 @@ from auditkit.artifacts import Shelf
 from auditkit.cli import main
 from auditkit.config import settings_from
 from auditkit.detection import StickerRule, gather_evidence
+from auditkit.preparing import set_up
 from auditkit.stickers import fit_stickers
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 
 OPTIONS = {"queries": 12, "side": 0.25, "learn_from": 80, "windows": 3}
 

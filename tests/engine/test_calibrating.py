@@ -21,7 +21,8 @@ from made_checks import (
 
 from auditkit import workbench
 from auditkit.config import settings_from
-from auditkit.workbench import Recipe, set_up
+from auditkit.preparing import set_up
+from auditkit.workbench import Recipe
 
 
 class TestCalibrating:

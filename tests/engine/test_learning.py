@@ -32,10 +32,11 @@ from made_checks import (
 
 from auditkit.config import settings_from
 from auditkit.engine import execute
+from auditkit.preparing import set_up
 from auditkit.samples.memory import open_arrays
 from auditkit.samples.stream import View
 from auditkit.store import Store
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 
 
 def with_another_training_image():

@@ -34,12 +34,13 @@ from auditkit.engine import execute
 from auditkit.errors import ExecutionError, ExitCode, UsageError
 from auditkit.executors import worker_processes
 from auditkit.gate import exit_code, judge
+from auditkit.preparing import set_up
 from auditkit.progress import Silent
 from auditkit.samples.memory import open_arrays
 from auditkit.samples.stream import View
 from auditkit.separation import auroc
 from auditkit.store import Store
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 
 UNLIKE = SAMPLES.images[:13].flip(2) ** 2
 UNLIKE_IDS = [f"u{row}" for row in range(13)]

@@ -17,10 +17,11 @@ from auditkit.errors import ExecutionError, UsageError
 from auditkit.executors import apart, dispatch, worker_processes
 from auditkit.journal import UNFINISHED, Journal
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.progress import Silent
 from auditkit.store import Store
 from auditkit.testing import LinearModel, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 
 FAULTS = {
     faulty_checks.Raises: "RuntimeError: boom",

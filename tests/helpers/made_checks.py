@@ -15,11 +15,12 @@ from auditkit.config import settings_from
 from auditkit.engine import Hands, execute
 from auditkit.journal import UNFINISHED, Journal
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.progress import Silent
 from auditkit.split import is_held_out
 from auditkit.store import Store
 from auditkit.testing import LinearModel, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 
 NETWORK = LinearModel(classes=3, seed=1).eval()
 SAMPLES = toy_samples(20, seed=2, network=NETWORK)

@@ -19,9 +19,10 @@ from auditkit.models.open import load_model
 from auditkit.models.preprocess import Preprocessing
 from auditkit.models.tryout import try_out
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
 from auditkit.testing import LinearModel, run_check, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.decision import Decision
 from auditkit_plugins.pgd import PGD
 from auditkit_plugins.random_noise import UniformNoise

@@ -21,7 +21,8 @@ from torch.nn import functional
 from auditkit import Capability, UsageError, audit
 from auditkit.config import settings_from
 from auditkit.models.base import Model
-from auditkit.workbench import Recipe, Workbench, set_up
+from auditkit.preparing import set_up
+from auditkit.workbench import Recipe, Workbench
 
 SIDE = 12
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -18,8 +18,9 @@ from auditkit.models.preprocess import Preprocessing
 from auditkit.models.torch_files import load_module
 from auditkit.models.tryout import try_out
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.testing import toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.random_noise import UniformNoise
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"

@@ -20,11 +20,12 @@ from auditkit.config import settings_from
 from auditkit.engine import missing_capability
 from auditkit.findings import metrics
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
 from auditkit.stored import as_16bit
 from auditkit.summaries import merge_tallies
 from auditkit.testing import LinearModel, assert_contract, run_check, run_learn, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.activation_profile import ActivationProfile
 from auditkit_plugins.attacked_images import FAMILIES
 from auditkit_plugins.pgd import PGD

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from auditkit.config import settings_from
+from auditkit.preparing import set_up
 from auditkit.queries import Queries
 from auditkit.samples import Samples
 from auditkit.testing import (
@@ -25,7 +26,7 @@ from auditkit.testing import (
     toy_samples,
 )
 from auditkit.threat import allowed, distance
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.apgd import APGD
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"

@@ -19,9 +19,10 @@ from auditkit import Context, ExecutionError, Shelf
 from auditkit.config import settings_from
 from auditkit.findings import metrics
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
 from auditkit.testing import assert_contract, run_check, run_learn, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.bounded_activations import BoundedActivations
 from auditkit_plugins.four_cells import cell_columns, cell_table, cell_tally, clean_verdict, verdict
 from auditkit_plugins.joint_stickers import stickers_for_both

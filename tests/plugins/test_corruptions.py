@@ -16,9 +16,10 @@ from auditkit.config import settings_from
 from auditkit.errors import ExecutionError, UsageError
 from auditkit.findings import curves, metrics
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.corruptions import Corruptions
 from auditkit_plugins.distortions import DISTORTIONS, DistortionName
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from auditkit import Expectation, Spec, from_16bit
 from auditkit.config import settings_from
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.streams import Streams
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.apgd import APGD
 from auditkit_plugins.camera import photographed
 from auditkit_plugins.mask_patch import MaskPatch

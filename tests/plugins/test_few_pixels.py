@@ -13,8 +13,9 @@ from torch import nn
 
 from auditkit.config import settings_from
 from auditkit.findings import metrics
+from auditkit.preparing import set_up
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.few_pixels import FewPixels
 from auditkit_plugins.sparse_gradient import SparseGradient
 

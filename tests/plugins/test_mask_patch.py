@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from auditkit.config import settings_from
 from auditkit.errors import UsageError
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_origin, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins import mask_patch
 from auditkit_plugins.mask_patch import MaskPatch
 

@@ -28,8 +28,9 @@ from auditkit.findings import flags, metrics
 from auditkit.models.preprocess import Preprocessing
 from auditkit.models.torch_files import load_module
 from auditkit.models.tryout import try_out
+from auditkit.preparing import set_up
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.model_sanity import ModelSanity
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"

@@ -32,9 +32,10 @@ from auditkit.models.prepare import folded_copy, quick_copy
 from auditkit.models.preprocess import Preprocessing
 from auditkit.models.tryout import try_out
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.occlusion import Occlusion
 
 CPU = torch.device("cpu")

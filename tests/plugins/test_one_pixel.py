@@ -14,10 +14,11 @@ from torch import nn
 
 import auditkit
 from auditkit.config import settings_from
+from auditkit.preparing import set_up
 from auditkit.report import render_html
 from auditkit.samples import Samples
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_origin, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.one_pixel import OnePixel
 from auditkit_plugins.pixel_evolution import Evolution
 from auditkit_plugins.pixels import corner_colours, with_pixel

@@ -22,11 +22,12 @@ from auditkit.engine import Hands, execute
 from auditkit.executors import worker_processes
 from auditkit.journal import UNFINISHED, Journal
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.progress import Silent
 from auditkit.samples import Samples
 from auditkit.store import Store
 from auditkit.testing import LinearModel, assert_contract, run_check, run_learn, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.last_layer import last_weights, with_bounded_features
 from auditkit_plugins.outside import Outside
 

@@ -24,8 +24,9 @@ from auditkit.config import settings_from
 from auditkit.demo import IMAGES
 from auditkit.demo.network import sign_net
 from auditkit.findings import flags, metrics
+from auditkit.preparing import set_up
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.gradient_sanity import GradientSanity
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"

@@ -17,9 +17,10 @@ from auditkit.config import settings_from
 from auditkit.errors import UsageError
 from auditkit.findings import metrics
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_origin, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins import space, space_search
 from auditkit_plugins.camera.knobs import KNOBS, transformed
 from auditkit_plugins.space import Space

@@ -18,10 +18,11 @@ from auditkit.config import settings_from
 from auditkit.errors import UsageError
 from auditkit.findings import curves, metrics
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
 from auditkit.stored import as_16bit
 from auditkit.testing import LinearModel, assert_contract, run_check, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.camera import DISTORTIONS, RANDOM
 from auditkit_plugins.pgd import PGD
 from auditkit_plugins.sticker import Sticker

@@ -13,10 +13,11 @@ from auditkit.config import settings_from
 from auditkit.errors import ExecutionError
 from auditkit.findings import metrics
 from auditkit.plan import configure
+from auditkit.preparing import set_up
 from auditkit.samples import Samples
 from auditkit.streams import Streams
 from auditkit.testing import LinearModel, assert_contract, run_check, run_learn, toy_model, toy_samples
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.printable import non_printability
 from auditkit_plugins.universal_patch import UniversalPatch
 from auditkit_plugins.universal_patch_training import Transforms

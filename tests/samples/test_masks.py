@@ -12,8 +12,9 @@ from PIL import Image
 from auditkit.config import read_config, settings_from
 from auditkit.errors import UsageError
 from auditkit.origin import object_masks
+from auditkit.preparing import set_up
 from auditkit.samples import Samples, open_dataset
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 
 SIZE = (6, 5)
 

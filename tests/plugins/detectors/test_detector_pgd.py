@@ -20,10 +20,11 @@ from auditkit.context import Context
 from auditkit.findings import metrics
 from auditkit.models.loaded import digest_state
 from auditkit.objects.detections import Detections
+from auditkit.preparing import set_up
 from auditkit.samples import Objects, Samples
 from auditkit.testing import assert_contract, run_check, toy_detector
 from auditkit.threat import allowed
-from auditkit.workbench import Recipe, set_up
+from auditkit.workbench import Recipe
 from auditkit_plugins.detectors.flooding import false_detections, not_yet_false
 from auditkit_plugins.detectors.noise_pgd import DetectorPGD
 from auditkit_plugins.detectors.sign_steps import random_signs, sign_steps
