@@ -14,8 +14,10 @@ from auditkit.units import Task
 
 __all__ = ["Crew", "Dispatcher", "Ended", "Executor"]
 
-# Beyond a unit's own time limit, for getting ready, reading the shard, and a check that looks at the clock rarely.
+# Beyond a unit's own time limit, for reading the shard, and for a check that looks at the clock rarely.
 _GRACE_SECONDS = 60.0
+# Opening a large model from a slow disk, beside others that do the same.
+_SECONDS_TO_GET_READY = 600.0
 # A process may die of what others do, such as using up the memory; of one that dies twice it is the fault.
 _MOST_DEATHS = 2
 
@@ -50,6 +52,10 @@ class Crew(Protocol):
 
     def give(self, worker: int, task: Task) -> None:
         """Let a worker that is idle do a task."""
+        ...
+
+    def began(self, worker: int) -> float | None:
+        """Return when a worker began with its task (of the monotonic clock); None: it is still getting ready."""
         ...
 
     def wait(self, seconds: float | None) -> Sequence[Ended]:
@@ -136,18 +142,26 @@ class Dispatcher:
     def _time_left(self) -> float | None:
         if self.time_limit is None or not self._under_way:
             return None
-        first = min(began for _, began in self._under_way.values())
-        return max(0.0, first + self.time_limit + _GRACE_SECONDS - time.monotonic())
+        return max(0.0, min(map(self._deadline, self._under_way)) - time.monotonic())
+
+    def _deadline(self, worker: int) -> float:
+        """Return when a worker is to be stopped, by the monotonic clock."""
+        began = self.crew.began(worker)
+        if began is None or self.time_limit is None:
+            return self._under_way[worker][1] + _SECONDS_TO_GET_READY
+        return began + self.time_limit + _GRACE_SECONDS
 
     def _stop_overdue(self) -> None:
         if self.time_limit is None:
             return
-        latest = time.monotonic() - self.time_limit - _GRACE_SECONDS
-        for worker, (task, began) in list(self._under_way.items()):
-            if began <= latest:
-                self.crew.dismiss(worker)
-                del self._under_way[worker]
-                self._finish(task, f"stopped: it did not end within its time limit of {self.time_limit:g} s a shard")
+        now = time.monotonic()
+        for worker in [worker for worker in self._under_way if self._deadline(worker) <= now]:
+            task, _ = self._under_way.pop(worker)
+            why = f"stopped: it did not end within its time limit of {self.time_limit:g} s a shard"
+            if self.crew.began(worker) is None:
+                why = f"stopped: its worker did not get ready within {_SECONDS_TO_GET_READY:g} s"
+            self.crew.dismiss(worker)
+            self._finish(task, why)
 
 
 @dataclass

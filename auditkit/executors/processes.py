@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -30,6 +31,10 @@ class _Process:
     process: BaseProcess
     connection: Connection
     busy: bool = False
+    ready: bool = False
+    """Whether it has opened model and images; it does so before its first task."""
+    began: float | None = None
+    """When it began with its task."""
     too_large: bool = False
 
 
@@ -57,8 +62,13 @@ class Processes:
             self._running[worker] = self._started()
         running = self._running[worker]
         running.busy = True
+        running.began = time.monotonic() if running.ready else None
         with contextlib.suppress(BrokenPipeError):  # it died: waiting for it will tell
             running.connection.send(task)
+
+    def began(self, worker: int) -> float | None:
+        """Return when a worker began with its task; None: it is still getting ready."""
+        return self._running[worker].began
 
     def wait(self, seconds: float | None) -> Sequence[Ended]:
         """Wait until something happens, or for so long; return the tasks that ended."""
@@ -66,7 +76,8 @@ class Processes:
             seconds = min(seconds, _SECONDS_BETWEEN_LOOKS) if seconds is not None else _SECONDS_BETWEEN_LOOKS
             self._stop_the_large(self.memory_limit)
         busy = {running.connection: number for number, running in self._running.items() if running.busy}
-        return [self._ended(busy[ready]) for ready in wait(list(busy), seconds) if isinstance(ready, Connection)]
+        heard = [busy[ready] for ready in wait(list(busy), seconds) if isinstance(ready, Connection)]
+        return [ended for worker in heard if (ended := self._heard(worker)) is not None]
 
     def dismiss(self, worker: int) -> None:
         """Stop a worker in the middle of its task; another takes its place."""
@@ -88,7 +99,8 @@ class Processes:
         theirs.close()
         return _Process(process, ours)
 
-    def _ended(self, worker: int) -> Ended:
+    def _heard(self, worker: int) -> Ended | None:
+        """Return how a worker's task ended; None: it is only ready to begin with it."""
         running = self._running[worker]
         try:
             answer: Answer = running.connection.recv()
@@ -97,6 +109,9 @@ class Processes:
             death = f"it took more than {self.memory_limit:g} GB of memory" if running.too_large else _death(running)
             self.dismiss(worker)
             return Ended(worker, death=death)
+        if not running.ready and answer == Answer():
+            running.ready, running.began = True, time.monotonic()
+            return None
         running.busy = False
         if answer.lost is not None:
             self.dismiss(worker)
@@ -135,11 +150,11 @@ def _serve(connection: Connection, recipe: bytes, threads: int, store: Path) -> 
     _end_with_parent()
     worker = Worker(recipe, threads, Store(store))
     with contextlib.suppress(EOFError):
-        while True:
+        answer = worker.get_ready()
+        connection.send(answer)
+        while answer.lost is None:
             answer = worker.do(connection.recv())
             connection.send(answer)
-            if answer.lost is not None:
-                return
 
 
 def _end_with_parent() -> None:

@@ -77,12 +77,11 @@ class _Actor:
         self._folder = tempfile.TemporaryDirectory(prefix="auditkit-")
         self._worker = Worker(recipe, threads, Store(Path(self._folder.name)))
 
-    def node(self) -> str:
-        """Return the machine's name in the cluster."""
+    def get_ready(self) -> tuple[str, Answer]:
+        """Open model and images; return the machine's name in the cluster, and how that went."""
         import ray
 
-        name: str = ray.get_runtime_context().get_node_id()
-        return name
+        return ray.get_runtime_context().get_node_id(), self._worker.get_ready()
 
     def do(self, task: Task, needed: Mapping[str, bytes]) -> tuple[Answer, bytes | None]:
         """Do a task that needs some units; return what it left behind, too."""
@@ -102,8 +101,9 @@ class _Actor:
 class _Place:
     actor: Any
     ready: Any
-    """Reference to the name of its machine."""
+    """Reference to the name of its machine, and how it got ready."""
     since: float
+    """When it was started, and then when it began with its task."""
     node: str | None = None
     task: Task | None = None
     answer: Any = None
@@ -142,8 +142,12 @@ class RayCrew:
         """Let an actor that is idle do a task."""
         place = self._places[worker]
         needed = [digest for _, digest in task.reads] + ([task.lesson] if task.lesson is not None else [])
-        place.task = task
+        place.task, place.since = task, time.monotonic()
         place.answer = place.actor.do.remote(task, {digest: self.store.get_bytes(digest) for digest in needed})
+
+    def began(self, worker: int) -> float:
+        """Return when a worker began with its task: one is given none before it is ready."""
+        return self._places[worker].since
 
     def wait(self, seconds: float | None) -> Sequence[Ended]:
         """Wait until something happens, or for so long; return the tasks that ended."""
@@ -177,19 +181,30 @@ class RayCrew:
         remote = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_restarts=0)(_Actor)
         while len(self._places) < self.count:
             actor = remote.remote(self.recipe, self.threads)
-            self._places[next(self._numbers)] = _Place(actor, actor.node.remote(), time.monotonic())
+            self._places[next(self._numbers)] = _Place(actor, actor.get_ready.remote(), time.monotonic())
 
     def _settle(self, number: int, place: _Place) -> None:
         """Note on which machine an actor lives; replace one that died before it was given anything."""
         import ray
 
         try:
-            place.node = ray.get(place.ready)
+            node, answer = ray.get(place.ready)
         except ray.exceptions.RayError as error:
             del self._places[number]
-            self._failed_starts += 1
-            if self._failed_starts > _MOST_FAILED_STARTS:
-                raise ExecutionError(f"workers on the Ray cluster do not start: {_last_line(error)}") from error
+            self._start_failed(_last_line(error))
+            return
+        if answer.stop is not None:
+            raise ExecutionError(answer.stop)
+        if answer.lost is not None:
+            self.dismiss(number)
+            self._start_failed(answer.lost)
+            return
+        place.node = node
+
+    def _start_failed(self, reason: str) -> None:
+        self._failed_starts += 1
+        if self._failed_starts > _MOST_FAILED_STARTS:
+            raise ExecutionError(f"workers on the Ray cluster do not start: {reason}")
 
     def _await_a_place(self) -> None:
         import ray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import platform
 from dataclasses import dataclass, field
 
 import torch
@@ -46,6 +47,16 @@ class Worker:
         """The model and the images, made ready when they are first needed."""
         torch.set_num_threads(self.threads)
         return set_up(pickle.loads(self.recipe))  # noqa: S301 (made by the process that gives the tasks)
+
+    def get_ready(self) -> Answer:
+        """Open model and images, so that the first task takes no longer than any other."""
+        try:
+            _ = self.bench
+        except DeviceLostError as error:
+            return Answer(lost=str(error))
+        except AuditError as error:
+            return Answer(stop=f"a worker on {platform.node()} does not get ready: {error}")
+        return Answer()
 
     def do(self, task: Task) -> Answer:
         """Do one task."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -41,7 +42,7 @@ class MadeCrew:
             {key: list(fate) for key, fate in (fates or {}).items()},
             random.Random(seed),  # noqa: S311
         )
-        self.busy, self.given, self.most_busy = {}, [], 0
+        self.busy, self.given, self.most_busy, self.since = {}, [], 0, {}
 
     def idle(self):
         return [number for number in range(self.count) if number not in self.busy]
@@ -50,10 +51,15 @@ class MadeCrew:
         assert worker not in self.busy
         self.busy[worker] = task
         self.given.append((worker, task.digest))
+        self.since[worker] = None if self.fates.get(task.digest, [])[:1] == ["never ready"] else time.monotonic()
         self.most_busy = max(self.most_busy, len(self.busy))
 
+    def began(self, worker):
+        return self.since[worker]
+
     def wait(self, seconds):
-        hanging = [worker for worker, task in self.busy.items() if self.fates.get(task.digest, [])[:1] == ["hangs"]]
+        stuck = (["hangs"], ["never ready"])
+        hanging = [worker for worker, task in self.busy.items() if self.fates.get(task.digest, [])[:1] in stuck]
         able = [worker for worker in self.busy if worker not in hanging]
         if not able:
             return []
@@ -143,6 +149,15 @@ def test_a_task_that_hangs_is_stopped_and_fails_its_check(monkeypatch):
     failures, ended = dispatched(MadeCrew(2, {"check 0 0": ["hangs"]}), tasks(2, 2), time_limit=0.05)
     assert failures == {"check 0": "stopped: it did not end within its time limit of 0.05 s a shard"}
     assert len(ended) == 4
+
+
+def test_getting_ready_is_no_part_of_a_tasks_time_but_does_not_last_for_ever(monkeypatch):
+    monkeypatch.setattr(dispatch, "_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(dispatch, "_SECONDS_TO_GET_READY", 0.3)
+    crew, began = MadeCrew(1, {"check 0 0": ["never ready"]}), time.monotonic()
+    failures, _ = dispatched(crew, tasks(1, 1), time_limit=0.01)
+    assert failures == {"check 0": "stopped: its worker did not get ready within 0.3 s"}
+    assert time.monotonic() - began > 0.25
 
 
 def test_tasks_are_asked_for_only_as_workers_need_them():

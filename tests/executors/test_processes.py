@@ -127,3 +127,23 @@ def test_a_worker_that_sees_other_images_stops_the_audit_and_says_what_differs(t
     ):
         execute(bench, plan, store, Silent(), Changing(tmp_path, {}), Hands(executor))
     assert not list((tmp_path / "units").glob("*"))
+
+
+def test_getting_ready_is_no_part_of_a_units_time(tmp_path, monkeypatch):
+    """Importing torch alone takes longer than this unit may."""
+    monkeypatch.setattr(dispatch, "_GRACE_SECONDS", 1.0)
+    bench = bench_in(tmp_path, time_limit=0.5)
+    plan, store = plan_of(faulty_checks.Good), Store(tmp_path / "units")
+    with worker_processes(bench, store, Silent(), 1) as executor:
+        execution = execute(bench, plan, store, Silent(), Journal(tmp_path, {}), Hands(executor))
+    assert execution.failures == {}
+
+
+def test_a_worker_that_does_not_get_ready_ends_the_audit_and_says_why(tmp_path, bench):
+    plan, store = plan_of(faulty_checks.Good), Store(tmp_path / "units")
+    (tmp_path / "model.pt").unlink()
+    with (
+        worker_processes(bench, store, Silent(), 1) as executor,
+        pytest.raises(ExecutionError, match=r"^a worker on .* does not get ready: .*model\.pt"),
+    ):
+        execute(bench, plan, store, Silent(), Journal(tmp_path, {}), Hands(executor))

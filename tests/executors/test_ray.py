@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -47,10 +48,18 @@ def cluster():
     """Two nodes with one processor each, as two machines would be."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    made.second = made.add_node(num_cpus=1)
+    made = _patiently(Cluster, initialize_head=True, head_node_args={"num_cpus": 1})
+    made.second = _patiently(made.add_node, num_cpus=1)
     yield made
     made.shutdown()
+
+
+def _patiently(start, **options):
+    """Start something of Ray's, which gives up after 30 seconds, on a machine that is busy with other tests."""
+    for _ in range(2):
+        with contextlib.suppress(Exception):
+            return start(**options)
+    return start(**options)
 
 
 class NodeKiller:
