@@ -118,7 +118,9 @@ def _is_picture(panel: PanelRecord, array: npt.NDArray[Any]) -> bool:
         return array.dtype == np.uint8
     channels = array.shape[2] if array.ndim == 3 else None
     fits = {"difference": array.ndim in (2, 3), "heat": channels is None, "overlay": channels in (2, 4)}[panel.kind]
-    # Anything larger overflows where it is squared or scaled.
-    return (
-        fits and array.dtype.kind == "f" and bool((np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max).all())
-    )
+    if not fits or array.dtype.kind != "f":
+        return False
+    # What is no number, and what numpy warns of when it meets it, is what this looks for.
+    with np.errstate(all="ignore"):
+        # Anything larger overflows where it is squared or scaled.
+        return bool((np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max).all())

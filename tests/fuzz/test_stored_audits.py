@@ -14,6 +14,9 @@ from stored_targets import example_audit
 from auditkit.auditing import AuditResult, load_result, save
 from auditkit.errors import UsageError
 
+# A NaN that makes processors raise an alarm when it is converted, which numpy passes on as a warning.
+SIGNALLING = np.full((6, 6), 0x7F800001, dtype=np.uint32).view(np.float32)
+
 
 def _with(**changes: dict[str, object]) -> AuditResult:
     example = example_audit()
@@ -56,6 +59,7 @@ def test_an_audit_that_was_saved_is_sound(tmp_path):
         ({"arrays": {"noise.pgd/0/image": np.zeros((2**15, 1), dtype=np.uint8)}}, "of kind image"),
         ({"arrays": {"noise.pgd/0/heat": np.zeros((6, 6, 1), dtype=np.float32)}}, "of kind heat"),
         ({"arrays": {"noise.pgd/0/heat": np.full((6, 6), np.nan, dtype=np.float32)}}, "of kind heat"),
+        ({"arrays": {"noise.pgd/0/heat": SIGNALLING}}, "of kind heat"),
         ({"arrays": {"noise.pgd/0/overlay": np.zeros((6, 6, 3), dtype=np.float32)}}, "of kind overlay"),
         ({"arrays": {"noise.pgd/0/difference": np.full((6, 6, 3), 1e300)}}, "of kind difference"),
     ],
