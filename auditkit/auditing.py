@@ -41,7 +41,7 @@ from auditkit.registry import CHECKS, DETECTOR_CHECKS
 from auditkit.report import junit_xml, markdown_summary, write_html
 from auditkit.requirements import Gate, parse_requirement
 from auditkit.result import SCHEMA, Result, Verdict
-from auditkit.soundness import check_estimates, check_pictures, check_settings, check_table
+from auditkit.soundness import check_estimates, check_figures, check_pictures, check_settings, check_table
 from auditkit.stats import Estimate
 from auditkit.store import Store, write_atomically
 from auditkit.until_decided import IMAGES_A_LOOK, check_decidable, stop_when_decided, stopped_note
@@ -343,6 +343,7 @@ def load_result(path: str | Path) -> AuditResult:
         table, arrays, matches = (_read_npz(file.with_name(name)) for name in names)
         check_settings(result)
         check_estimates(result)
+        check_figures(result)
         check_table(result, table)
         check_pictures(result, arrays)
     except FileNotFoundError as error:

@@ -19,6 +19,8 @@ from auditkit.registry import CHECKS, Entry, code_digest, entries, find, load_ch
 __all__ = ["PRESETS", "Planned", "configure", "default_options", "option_names", "plan_checks"]
 
 PRESETS = ("smoke", "standard", "full")
+# Patterns are tried in a time that grows with the square of their length.
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def _wishes(names: Sequence[str], group: str) -> list[_Wish]:
         return [_Wish(name, find(name, known), required=False) for name in sorted({entry.id for entry in known})]
     wishes: dict[str, _Wish] = {}
     for name in names:
+        if len(name) > _LONGEST_NAME:
+            raise UsageError(f"no check matches {quoted(name)}: a name has at most {_LONGEST_NAME} characters")
         if any(mark in name for mark in "*?["):
             matching = [entry for entry in known if fnmatch.fnmatchcase(entry.id, name)]
             if not matching:

@@ -14,7 +14,7 @@ from auditkit.quoting import quoted
 from auditkit.result import CheckRecord, PanelRecord, Result
 from auditkit.stats import CONFIDENCE
 
-__all__ = ["check_estimates", "check_pictures", "check_settings", "check_table"]
+__all__ = ["check_estimates", "check_figures", "check_pictures", "check_settings", "check_table"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -22,6 +22,8 @@ _LONGEST_SIDE = 2**14
 _NUMBERS = "biuf"
 _COLUMNS = "biufU"
 _MOST_IMAGES = 2**53
+_LARGEST = float(np.finfo(np.float32).max)
+"""Anything larger overflows where it is squared or scaled."""
 
 
 def check_estimates(result: Result) -> None:
@@ -96,6 +98,21 @@ def _check_columns(check: CheckRecord, table: Arrays) -> None:
                 raise ValueError(f"its table does not say with {quoted(f'{check.key}/{name}')} which images count")
 
 
+def check_figures(result: Result) -> None:
+    """Make sure that every number that a figure draws fits into 32 bits.
+
+    Raises:
+        ValueError: one does not; the message is one line.
+    """
+    for check in result.checks:
+        profiles = [value for profile in check.profiles for line in profile.lines.values() for value in line]
+        points = [point for curve in check.curves for point in curve.points]
+        estimates = [value for each in points for value in (each.estimate.value, each.estimate.low, each.estimate.high)]
+        for value in (*profiles, *(point.x for point in points), *estimates):
+            if value is not None and abs(value) > _LARGEST:
+                raise ValueError(f"a figure of {quoted(check.key)} has {value:g} in it, more than can be drawn")
+
+
 def check_pictures(result: Result, arrays: Arrays) -> None:
     """Make sure that each array that a panel shows is a picture of its kind, see `PanelRecord`.
 
@@ -122,5 +139,4 @@ def _is_picture(panel: PanelRecord, array: npt.NDArray[Any]) -> bool:
         return False
     # What is no number, and what numpy warns of when it meets it, is what this looks for.
     with np.errstate(all="ignore"):
-        # Anything larger overflows where it is squared or scaled.
-        return bool((np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max).all())
+        return bool((np.abs(array.astype(np.float64)) <= _LARGEST).all())

@@ -290,6 +290,7 @@ def test_the_users_model_and_random_numbers_are_as_before(data, monkeypatch, fau
         ({"gates": ("noise.pgd >= 0",)}, "a gate reads"),
         ({"checks": ("noise.pdg",)}, "did you mean noise.pgd"),
         ({"checks": ("nothing.*",)}, "no check matches"),
+        ({"checks": ("[*" * 10**5,)}, "a name has at most 200 characters"),
         ({"options": {"noise.pgd": {"stepps": 3}}}, "did you mean steps"),
         ({"options": {"noise.fgsm": {"eps": 1}}}, "not among the chosen checks"),
         ({"options": {"noise.pgd": {"steps": 0}}}, "noise.pgd.steps = 0: "),

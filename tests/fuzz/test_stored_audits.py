@@ -84,6 +84,20 @@ def test_a_share_that_can_be_none_is_refused(tmp_path, value, n):
         load_result(_stored(tmp_path, audited))
 
 
+@pytest.mark.parametrize("where", ["profiles", "curves"])
+def test_a_figure_of_numbers_beyond_all_measure_is_refused(tmp_path, where):
+    audited = example_audit()
+    text = json.loads(audited.result.to_json())
+    if where == "profiles":
+        text["checks"][0]["profiles"][0]["lines"]["clean"][0] = 1e300
+    else:
+        text["checks"][0]["curves"][0]["points"][0]["x"] = -1e300
+    stored = _stored(tmp_path, audited)
+    (stored / "result.json").write_text(json.dumps(text))
+    with pytest.raises(UsageError, match=r"a figure of 'noise\.pgd' has -?1e\+300 in it"):
+        load_result(stored)
+
+
 @pytest.mark.parametrize(
     ("where", "value", "told"),
     [
