@@ -18,7 +18,7 @@ _MIX_2 = 0x94D049BB133111EB - 2**64
 _MANTISSA_BITS = 24
 # How many numbers are made at once: on a CPU as many as its cache has room for with all that they are made from, on
 # other devices as many as keep them busy. A shard of large images at once would take more memory than the shard itself.
-_BLOCK_ON_CPU, _BLOCK = 1 << 18, 1 << 24
+_BLOCK_ON_CPU, _BLOCK = 1 << 16, 1 << 24
 
 
 @dataclass(frozen=True)
