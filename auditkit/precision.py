@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from scipy import stats as scipy_stats
 
 from auditkit.stats import CONFIDENCE, Estimate
 
@@ -280,8 +279,11 @@ def _bootstrap(statistic: Statistic, value: float, n: int, images: int, detectio
         # Images without any object say nothing.
         return np.where(np.isnan(values), value, values)
 
+    # Every audit and every worker would wait more than a second for it, and only detectors need it.
+    from scipy import stats
+
     tail = special.ndtr(math.sqrt(images / (images - 1)) * special.stdtrit(images - 1, (1 - CONFIDENCE) / 2))
-    found = scipy_stats.bootstrap(
+    found = stats.bootstrap(
         (np.arange(n),),
         of_rows,
         n_resamples=int(np.clip(_RESAMPLED_DETECTIONS // max(detections, 1), _FEWEST_RESAMPLES, _MOST_RESAMPLES)),

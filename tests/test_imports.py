@@ -139,6 +139,12 @@ def test_importing_and_listing_checks_loads_nothing_heavy(statement):
     assert done.stdout.split() == []
 
 
+def test_a_worker_does_not_wait_for_what_few_audits_need():
+    code = "import auditkit.executors.worker, sys; print(*sorted(sys.modules.keys() & {'scipy.stats', 'matplotlib'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_auditkit_testing_needs_no_pytest():
     code = "import auditkit.testing, sys; print('pytest' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
