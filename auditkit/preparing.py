@@ -19,12 +19,7 @@ from auditkit.models.torch_files import borrowed
 from auditkit.models.tryout import try_out
 from auditkit.objects.tryout import Reading, search_detector, try_out_detector
 from auditkit.preflight import explain_failure
-from auditkit.samples import (
-    Dataset,
-    Shuffled,
-    open_dataset,
-    open_images,
-)
+from auditkit.samples import Dataset, Shuffled, open_dataset, open_images
 from auditkit.workbench import Recipe, Workbench
 
 __all__ = ["protected", "set_up"]
