@@ -28,7 +28,7 @@ from auditkit.comparison import Comparison, compare
 from auditkit.config import Settings, settings_from
 from auditkit.engine import Hands, execute
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
-from auditkit.executors import apart, executor_for
+from auditkit.executors import apart, executor_for, zygote_for
 from auditkit.export import check_export_folder, export_samples
 from auditkit.gate import exit_code, judge
 from auditkit.journal import UNFINISHED, Journal
@@ -167,6 +167,7 @@ def run_audit(
     with contextlib.ExitStack() as stack:
         folder = out if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(protected(recipe))
+        zygote = stack.enter_context(zygote_for(settings))
         bench = set_up(recipe)
         # Only now, so that a request that cannot be met leaves no folder behind.
         stack.enter_context(_alone_in(folder))
@@ -177,7 +178,7 @@ def run_audit(
         stack.enter_context(_nothing_left_of_nothing(journal, store))
         notes = noticed(bench)
         enough = stop_when_decided(bench, plan, store, gates, base) if settings.until_decided else None
-        with executor_for(bench, store, progress) as executor, apart(bench, store, progress) as alone:
+        with executor_for(bench, store, progress, zygote) as executor, apart(bench, store, progress) as alone:
             execution = execute(bench, plan, store, progress, journal, Hands(executor, alone), enough)
         volatile = {
             "date": started.isoformat(timespec="seconds"),

@@ -5,16 +5,20 @@ python -m benchmarks.workers --rounds 3
 Every way computes the same audit, bound by the processor, with one thread a process. The time is that of the units,
 from the first to the last: with workers it includes their start and their own loading of the model; `audit` is the
 whole, with reading the model in, the report and all. The overhead is that of a check that does nothing, by unit.
+"side by side" is what the machine itself can give: two processes that share nothing do the whole audit each, and the
+factor is twice the time of one alone by theirs.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -83,6 +87,14 @@ def timed(way: Mapping[str, Any], draws: int, shard: int) -> tuple[float, float]
     return clock.ended - clock.began, time.perf_counter() - began
 
 
+def side_by_side(draws: int, shard: int) -> float:
+    """Return how long the units take in two processes at the same time, each of which computes all of them."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        both = [pool.submit(timed, WAYS["one process"], draws, shard) for _ in range(2)]
+        return max(future.result()[0] for future in both)
+
+
 def overhead(way: Mapping[str, Any], shard: int, copies: int) -> tuple[float, int]:
     """Return milliseconds a unit of a check that does nothing, the start of workers left out, and the units."""
     settings = settings_from({"weights": WEIGHTS, "shard": shard, "precision": "float32", **way})
@@ -128,11 +140,14 @@ def main() -> None:
         if args.only_pairs:
             ways = {name: way for name, way in ways.items() if "one worker" not in name}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        beside = []
         for _ in range(args.rounds):
+            beside.append(side_by_side(args.draws, args.shard))
             for name, way in ways.items():
                 times[name].append(timed(way, args.draws, args.shard))
         units = {name: overhead(way, args.shard, copies=8) for name, way in ways.items()}
     alone = [min(pair[at] for pair in times["one process"]) for at in (0, 1)]
+    sys.stdout.write(f"{'side by side':18} units {min(beside):7.1f} s ({2 * alone[0] / min(beside):.2f}x)\n")
     for name, pairs in times.items():
         work, whole = (min(pair[at] for pair in pairs) for at in (0, 1))
         milliseconds, count = units[name]

@@ -7,20 +7,38 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from auditkit.config import Settings
 from auditkit.executors.dispatch import Dispatcher, Executor
 from auditkit.executors.processes import Processes
 from auditkit.executors.ray_crew import RayCrew, on_cluster
 from auditkit.executors.recipe import is_portable, portable
+from auditkit.executors.serving import Order
+from auditkit.executors.zygote import Zygote, zygote_where_possible
 from auditkit.progress import Progress
 from auditkit.store import Store
 from auditkit.units import Task
 from auditkit.workbench import Workbench
 
-__all__ = ["apart", "executor_for", "worker_processes"]
+__all__ = ["apart", "executor_for", "worker_processes", "zygote_for"]
 
 
 @contextlib.contextmanager
-def executor_for(bench: Workbench, store: Store, progress: Progress) -> Iterator[Executor | None]:
+def zygote_for(settings: Settings) -> Iterator[Zygote | None]:
+    """Yield what worker processes will be forked of, so that it imports while this process opens model and images.
+
+    None: there will be no worker processes on this machine, or it cannot fork them.
+    """
+    if settings.executor == "local" and settings.workers:
+        with zygote_where_possible() as zygote:
+            yield zygote
+    else:
+        yield None
+
+
+@contextlib.contextmanager
+def executor_for(
+    bench: Workbench, store: Store, progress: Progress, zygote: Zygote | None = None
+) -> Iterator[Executor | None]:
     """Yield what does the units elsewhere, as the settings say; None: they are done in this process.
 
     Raises:
@@ -31,14 +49,16 @@ def executor_for(bench: Workbench, store: Store, progress: Progress) -> Iterator
         with _on_ray(bench, store, progress) as executor:
             yield executor
     elif settings.workers:
-        with worker_processes(bench, store, progress, settings.workers) as executor:
+        with worker_processes(bench, store, progress, settings.workers, zygote) as executor:
             yield executor
     else:
         yield None
 
 
 @contextlib.contextmanager
-def worker_processes(bench: Workbench, store: Store, progress: Progress, count: int) -> Iterator[Executor]:
+def worker_processes(
+    bench: Workbench, store: Store, progress: Progress, count: int, zygote: Zygote | None = None
+) -> Iterator[Executor]:
     """Yield what does units in `count` processes on this machine; what comes out is the same as in one.
 
     Raises:
@@ -46,8 +66,8 @@ def worker_processes(bench: Workbench, store: Store, progress: Progress, count: 
     """
     settings = bench.recipe.settings
     threads = max(1, torch.get_num_threads() // count)
-    recipe = portable(bench, str(bench.model.device))
-    with contextlib.closing(Processes(recipe, count, threads, store.folder, settings.memory_limit)) as crew:
+    order = Order(portable(bench, str(bench.model.device)), threads, store.folder)
+    with contextlib.closing(Processes(order, count, zygote, settings.memory_limit)) as crew:
         yield Dispatcher(crew, settings.time_limit, _teller(bench, progress))
 
 

@@ -40,7 +40,7 @@ class Ended:
     death: str = ""
     """What is known about that."""
     blameless: bool = False
-    """Whether the task cannot have been the reason: its machine is gone."""
+    """Whether the task is not taken for the reason: its machine is gone, or what the worker was forked of."""
 
 
 class Crew(Protocol):

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from auditkit.executors.dispatch import Ended
-from auditkit.executors.worker import Answer, Worker
-from auditkit.store import Store
+from auditkit.executors.serving import Order, serve
+from auditkit.executors.worker import Answer
+from auditkit.executors.zygote import Forked, Zygote
 from auditkit.units import Task
 
 __all__ = ["Processes"]
@@ -24,11 +24,13 @@ __all__ = ["Processes"]
 _SPAWN = multiprocessing.get_context("spawn")
 _GIGABYTE = 1e9
 _SECONDS_BETWEEN_LOOKS = 0.5
+# A process that closed its connection is about to end.
+_SECONDS_TO_END = 10.0
 
 
 @dataclass
 class _Process:
-    process: BaseProcess
+    process: BaseProcess | Forked
     connection: Connection
     busy: bool = False
     ready: bool = False
@@ -42,10 +44,11 @@ class _Process:
 class Processes:
     """Processes that are started when they are first needed."""
 
-    recipe: bytes
+    order: Order
+    """What each of them is to be."""
     count: int
-    threads: int
-    store: Path
+    zygote: Zygote | None = None
+    """What they are forked of; None: each imports everything for itself."""
     memory_limit: float | None = None
     """Gigabytes that one may hold in memory (POSIX systems with /proc only)."""
     _running: dict[int, _Process] = field(default_factory=dict, init=False)
@@ -93,11 +96,16 @@ class Processes:
 
     def _started(self) -> _Process:
         ours, theirs = _SPAWN.Pipe()
-        order = (theirs, self.recipe, self.threads, self.store)
-        process = _SPAWN.Process(target=_serve, args=order, name="auditkit worker")
+        with theirs:
+            return _Process(self._forked(theirs) or self._spawned(theirs), ours)
+
+    def _forked(self, connection: Connection) -> Forked | None:
+        return self.zygote.fork(self.order, connection) if self.zygote is not None else None
+
+    def _spawned(self, connection: Connection) -> BaseProcess:
+        process = _SPAWN.Process(target=serve, args=(connection, self.order), name="auditkit worker")
         process.start()
-        theirs.close()
-        return _Process(process, ours)
+        return process
 
     def _heard(self, worker: int) -> Ended | None:
         """Return how a worker's task ended; None: it is only ready to begin with it."""
@@ -105,10 +113,12 @@ class Processes:
         try:
             answer: Answer = running.connection.recv()
         except (EOFError, ConnectionResetError):
-            running.process.join()
+            running.process.join(_SECONDS_TO_END)
+            # This happens to a task once at most: the workers that follow are not forked.
+            blameless = isinstance(running.process, Forked) and running.process.zygote.is_gone
             death = f"it took more than {self.memory_limit:g} GB of memory" if running.too_large else _death(running)
             self.dismiss(worker)
-            return Ended(worker, death=death)
+            return Ended(worker, death=death, blameless=blameless)
         if not running.ready and answer == Answer():
             running.ready, running.began = True, time.monotonic()
             return None
@@ -126,7 +136,9 @@ class Processes:
 
 def _death(running: _Process) -> str:
     """Return in words how a process died."""
-    code = running.process.exitcode or 0
+    code = running.process.exitcode
+    if code is None:
+        return "its process closed its connection to the audit"
     if code >= 0:
         return f"its process ended by itself (os._exit or the like, exit code {code})"
     name = signal.Signals(-code).name
@@ -141,29 +153,3 @@ def _resident(pid: int | None) -> int:
     except (OSError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _serve(connection: Connection, recipe: bytes, threads: int, store: Path) -> None:
-    """Be a worker: do what comes over the connection until it is closed."""
-    # Ctrl-C reaches every process of a terminal; the parent alone answers, and ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
-    worker = Worker(recipe, threads, Store(store))
-    with contextlib.suppress(EOFError):
-        answer = worker.get_ready()
-        connection.send(answer)
-        while answer.lost is None:
-            answer = worker.do(connection.recv())
-            connection.send(answer)
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as its parent is gone, also in the middle of a task."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # noqa: S101 (it was spawned)
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -14,7 +14,7 @@ from auditkit.assemble import assemble
 from auditkit.config import settings_from
 from auditkit.engine import Hands, execute
 from auditkit.errors import ExecutionError, UsageError
-from auditkit.executors import apart, dispatch, worker_processes
+from auditkit.executors import apart, dispatch, processes, worker_processes, zygote_for
 from auditkit.journal import UNFINISHED, Journal
 from auditkit.plan import configure
 from auditkit.preparing import set_up
@@ -30,6 +30,7 @@ FAULTS = {
     faulty_checks.Exits: "its process ended by itself (os._exit or the like, exit code 0), twice",
     faulty_checks.Crashes: "its process died (SIGSEGV: a crash in native code), twice",
     faulty_checks.CrashesInLearning: "its process died (SIGSEGV: a crash in native code), twice",
+    faulty_checks.HangsUp: "its process closed its connection to the audit, twice",
     faulty_checks.Leaks: "it took more than 1 GB of memory, twice",
     faulty_checks.LosesTheDevice: "cpu failed (AcceleratorError: CUDA error: device-side assert triggered), twice",
     faulty_checks.Hangs: "stopped: it did not end within its time limit of 4 s a shard",
@@ -55,11 +56,14 @@ def plan_of(*kinds):
 
 
 def test_each_fault_fails_its_check_with_what_happened_and_everything_else_is_done(tmp_path, monkeypatch):
-    """Spawned processes import torch for seconds each, so this is one test."""
     monkeypatch.setattr(dispatch, "_GRACE_SECONDS", 20.0)
+    monkeypatch.setattr(processes, "_SECONDS_TO_END", 0.5)
     bench = bench_in(tmp_path, time_limit=4, workers=2, memory_limit=1.0)
     plan, store = plan_of(*FAULTS, faulty_checks.Good), Store(tmp_path / "units")
-    with worker_processes(bench, store, Silent(), 2) as executor:
+    with (
+        zygote_for(bench.recipe.settings) as zygote,
+        worker_processes(bench, store, Silent(), 2, zygote) as executor,
+    ):
         execution = execute(bench, plan, store, Silent(), Journal(tmp_path, {}), Hands(executor))
     result, *_ = assemble(bench, plan, [], execution, store, [], {}, None)
     assert {check.id: check.reason for check in result.checks} == {
