@@ -28,7 +28,8 @@ from auditkit.comparison import Comparison, compare
 from auditkit.config import Settings, settings_from
 from auditkit.engine import Hands, execute
 from auditkit.errors import ExecutionError, UsageError, did_you_mean
-from auditkit.executors import apart, executor_for, zygote_for
+from auditkit.executors.choose import apart, executor_for
+from auditkit.executors.zygote import Zygote, zygote_for
 from auditkit.export import check_export_folder, export_samples
 from auditkit.gate import exit_code, judge
 from auditkit.journal import UNFINISHED, Journal
@@ -131,7 +132,8 @@ def audit(
     folder = Path(out) if out is not None else None
     exported = Path(export) if export is not None else None
     told = progress if progress is not None else Silent()
-    return run_audit(Recipe(model, data, chosen), folder, told, exported, start_over=start_over)
+    with zygote_for(chosen) as zygote:
+        return run_audit(Recipe(model, data, chosen), folder, told, exported, start_over=start_over, zygote=zygote)
 
 
 def run_audit(
@@ -143,10 +145,12 @@ def run_audit(
     start_over: bool = False,
     command: str | None = None,
     disclaimer: str | None = None,
+    zygote: Zygote | None = None,
 ) -> AuditResult:
     """Run, judge and (with `out`) save an audit; with `export`, also write hard and attacked images there.
 
-    What an earlier audit left unfinished in `out` is gone on with, or (with `start_over`) thrown away.
+    What an earlier audit left unfinished in `out` is gone on with, or (with `start_over`) thrown away. Worker processes
+    are forked of `zygote`; without one, each imports everything for itself.
 
     Raises:
         UsageError: as `audit`.
@@ -167,7 +171,6 @@ def run_audit(
     with contextlib.ExitStack() as stack:
         folder = out if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(protected(recipe))
-        zygote = stack.enter_context(zygote_for(settings))
         bench = set_up(recipe)
         # Only now, so that a request that cannot be met leaves no folder behind.
         stack.enter_context(_alone_in(folder))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from auditkit.check import Lesson
 from auditkit.errors import AuditError, DeviceLostError
-from auditkit.executors import Executor
+from auditkit.executors.dispatch import Executor
 from auditkit.journal import Journal
 from auditkit.models.base import Capability, Model
 from auditkit.objects.detector import Detector

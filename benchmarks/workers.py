@@ -30,7 +30,7 @@ from auditkit import Context, Findings, Metric, Model, Samples, Spec, audit
 from auditkit.config import settings_from
 from auditkit.demo import IMAGES, WEIGHTS
 from auditkit.engine import Hands, execute
-from auditkit.executors import executor_for
+from auditkit.executors.choose import executor_for
 from auditkit.journal import Journal
 from auditkit.plan import configure
 from auditkit.preparing import set_up

@@ -145,6 +145,13 @@ def test_a_worker_does_not_wait_for_what_few_audits_need():
     assert done.stdout.split() == []
 
 
+def test_a_zygote_imports_while_the_process_that_starts_it_does():
+    """Who starts one has not imported torch yet."""
+    code = "import auditkit.executors.zygote, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_auditkit_testing_needs_no_pytest():
     code = "import auditkit.testing, sys; print('pytest' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

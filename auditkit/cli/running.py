@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,8 @@ _DEMO_GATES = (
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def run(model: str | None, config: Path | None, start_over: bool, as_json: bool, quiet: bool, **given: Any) -> int:
     """Audit MODEL: a .onnx, .pt or .pt2 file, module:factory or path.py:factory."""
-    from auditkit.auditing import run_audit
     from auditkit.config import settings_from
-    from auditkit.workbench import Recipe
+    from auditkit.executors.zygote import zygote_for
 
     values = _merge(config, given)
     model = model or values.pop("model", None)
@@ -78,14 +78,23 @@ def run(model: str | None, config: Path | None, start_over: bool, as_json: bool,
     if model is None or data is None:
         missing = "MODEL" if model is None else "--data"
         raise UsageError(f"{missing} is missing: auditkit run MODEL --data DATA (or model and data in auditkit.toml)")
-    recipe = Recipe(model, data, settings_from(values))
+    settings = settings_from(values)
     exported = Path(export) if export is not None else None
-    return run_and_tell(
-        lambda progress: run_audit(recipe, out, progress, exported, start_over=start_over, command=command_line()),
-        out,
-        as_json,
-        quiet,
-    )
+    with zygote_for(settings) as zygote:
+        # Only now: the zygote imports the same at the same time.
+        from auditkit.auditing import run_audit
+        from auditkit.workbench import Recipe
+
+        work = functools.partial(
+            run_audit,
+            Recipe(model, data, settings),
+            out,
+            export=exported,
+            start_over=start_over,
+            command=command_line(),
+            zygote=zygote,
+        )
+        return run_and_tell(work, out, as_json, quiet)
 
 
 def run_and_tell(work: Any, out: Path, as_json: bool, quiet: bool) -> int:

@@ -7,32 +7,18 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from auditkit.config import Settings
 from auditkit.executors.dispatch import Dispatcher, Executor
+from auditkit.executors.order import Order
 from auditkit.executors.processes import Processes
 from auditkit.executors.ray_crew import RayCrew, on_cluster
 from auditkit.executors.recipe import is_portable, portable
-from auditkit.executors.serving import Order
-from auditkit.executors.zygote import Zygote, zygote_where_possible
+from auditkit.executors.zygote import Zygote
 from auditkit.progress import Progress
 from auditkit.store import Store
 from auditkit.units import Task
 from auditkit.workbench import Workbench
 
-__all__ = ["apart", "executor_for", "worker_processes", "zygote_for"]
-
-
-@contextlib.contextmanager
-def zygote_for(settings: Settings) -> Iterator[Zygote | None]:
-    """Yield what worker processes will be forked of, so that it imports while this process opens model and images.
-
-    None: there will be no worker processes on this machine, or it cannot fork them.
-    """
-    if settings.executor == "local" and settings.workers:
-        with zygote_where_possible() as zygote:
-            yield zygote
-    else:
-        yield None
+__all__ = ["apart", "executor_for", "worker_processes"]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from auditkit.executors.dispatch import Ended
-from auditkit.executors.serving import Order, serve
+from auditkit.executors.order import Order
+from auditkit.executors.serving import serve
 from auditkit.executors.worker import Answer
 from auditkit.executors.zygote import Forked, Zygote
 from auditkit.units import Task

@@ -7,24 +7,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
+from auditkit.executors.order import Order
 from auditkit.executors.worker import Worker
 from auditkit.store import Store
 
-__all__ = ["Order", "serve"]
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a worker process is to be."""
-
-    recipe: bytes
-    """A pickled `Recipe`."""
-    threads: int
-    store: Path
+__all__ = ["serve"]
 
 
 def serve(connection: Connection, order: Order) -> None:

@@ -2,14 +2,17 @@
 
 Importing torch and auditkit takes seconds, a fork takes milliseconds, and what was imported is in memory once. The
 zygote does nothing but import: neither threads of torch nor a GPU, which do not live through a fork, are in use in it.
+That is why it knows nothing of the program that audits, unlike a process that multiprocessing starts, which runs the
+main module again. This module itself imports little, so that a zygote can import while its program does the same.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import multiprocessing
-import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,11 +21,19 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Literal
 
-from auditkit.executors.serving import Order, serve
+from auditkit.config import Settings
+from auditkit.executors.order import Order
 
-__all__ = ["Forked", "Zygote", "zygote_where_possible"]
+__all__ = ["Forked", "Zygote", "be_zygote", "zygote_for"]
 
-_SPAWN = multiprocessing.get_context("spawn")
+# Ctrl-C reaches every process of a terminal; the one that audits answers alone, and ends the others.
+_PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.path[:] = sys.argv[2:]
+from auditkit.executors.zygote import be_zygote
+be_zygote(int(sys.argv[1]))
+"""
 # On a slow disk, beside others that do the same.
 _SECONDS_TO_IMPORT = 600.0
 
@@ -49,14 +60,20 @@ class Zygote:
     def __init__(self) -> None:
         self.is_gone = False
         """Whether it was found to have died, and all its workers with it."""
-        self._link, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_be_zygote, args=(theirs,), name="auditkit zygote")
-        self._process.start()
-        theirs.close()
+        self._link, theirs = multiprocessing.Pipe()
+        with theirs:
+            handle = theirs.fileno()
+            command = [sys.executable, "-c", _PROGRAM, str(handle), *sys.path]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[handle])  # noqa: S603 (its own program)
         self._numbers = itertools.count()
 
     def fork(self, order: Order, connection: Connection) -> Forked | None:
-        """Return a new worker process that serves a connection; None: the zygote is gone, or did not get ready."""
+        """Return a new worker process that serves a connection; None: the zygote cannot do it.
+
+        It is gone, did not get ready, or the order speaks of the main module of the program that audits.
+        """
+        if b"__main__" in order.recipe:
+            return None
         try:
             wish = self._send(order)
             send_handle(self._link, connection.fileno(), self._process.pid)
@@ -80,7 +97,7 @@ class Zygote:
         self._link.close()
         # It would take more than a second to unload what it has imported.
         self._process.kill()
-        self._process.join()
+        self._process.wait()
 
     def _send(self, what: Order | Literal["kill", "join"], worker: int = 0, seconds: float | None = None) -> int:
         wish = _Wish(next(self._numbers), what, worker, seconds)
@@ -113,18 +130,22 @@ class Forked:
 
 
 @contextlib.contextmanager
-def zygote_where_possible() -> Iterator[Zygote | None]:
-    """Yield a zygote; None on systems where a fork is no safe thing (macOS) or there is none (Windows)."""
-    if sys.platform != "linux":
+def zygote_for(settings: Settings) -> Iterator[Zygote | None]:
+    """Yield what the worker processes of an audit will be forked of; None: it will have none on this machine.
+
+    None also on systems where a fork is no safe thing (macOS) or there is none (Windows).
+    """
+    if settings.executor != "local" or not settings.workers or sys.platform != "linux":
         yield None
         return
     with contextlib.closing(Zygote()) as zygote:
         yield zygote
 
 
-def _be_zygote(link: Connection) -> None:
-    """Fork workers, kill them and wait for them, as the link says, until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def be_zygote(handle: int) -> None:
+    """Fork workers, kill them and wait for them, as the connection with this handle says, until it is closed."""
+    link = Connection(handle)
+    importlib.import_module("auditkit.executors.serving")
     workers: dict[int, BaseProcess] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -155,4 +176,6 @@ def _forked(order: Order, connection: Connection, link: Connection) -> BaseProce
 def _be_worker(link: Connection, connection: Connection, order: Order) -> None:
     # Else the auditing process would not notice that the zygote is gone.
     link.close()
+    from auditkit.executors.serving import serve
+
     serve(connection, order)

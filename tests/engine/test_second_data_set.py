@@ -32,7 +32,7 @@ from auditkit.check import OUTSIDE, Exhibit, Findings, Metric
 from auditkit.config import settings_from
 from auditkit.engine import execute
 from auditkit.errors import ExecutionError, ExitCode, UsageError
-from auditkit.executors import worker_processes
+from auditkit.executors.choose import worker_processes
 from auditkit.gate import exit_code, judge
 from auditkit.preparing import set_up
 from auditkit.progress import Silent

@@ -14,7 +14,9 @@ from auditkit.assemble import assemble
 from auditkit.config import settings_from
 from auditkit.engine import Hands, execute
 from auditkit.errors import ExecutionError, UsageError
-from auditkit.executors import apart, dispatch, processes, worker_processes, zygote_for
+from auditkit.executors import dispatch, processes
+from auditkit.executors.choose import apart, worker_processes
+from auditkit.executors.zygote import zygote_for
 from auditkit.journal import UNFINISHED, Journal
 from auditkit.plan import configure
 from auditkit.preparing import set_up

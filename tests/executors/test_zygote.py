@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from killed_audits import made_files
 
 from auditkit.config import settings_from
 from auditkit.engine import Hands, execute
-from auditkit.executors import worker_processes
+from auditkit.executors.choose import worker_processes
+from auditkit.executors.order import Order
 from auditkit.executors.recipe import portable
-from auditkit.executors.serving import Order
 from auditkit.executors.zygote import Zygote
 from auditkit.journal import Journal
 from auditkit.plan import configure
@@ -94,6 +95,13 @@ def test_who_is_interrupted_while_waiting_for_one_worker_is_not_told_of_it_when_
     assert workers[1][0].exitcode == -signal.SIGKILL
 
 
+def test_an_order_that_speaks_of_the_main_module_is_for_a_process_that_runs_it(zygote):
+    """What is defined in a script can be read by processes of multiprocessing only, which run the script again."""
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs:
+        assert zygote.fork(Order(pickle.dumps({"decode": b"__main__"}), 1, Path()), theirs) is None
+
+
 def test_an_audit_goes_on_with_other_processes_when_the_zygote_is_killed(zygote, bench, tmp_path):
     kind = faulty_checks.KillsParentOnce
     plan = [configure(kind, {"mark": str(tmp_path / "killing")}, kind.spec.id, "tests 1")]
@@ -109,7 +117,7 @@ def test_neither_zygote_nor_workers_outlive_an_audit_that_is_killed(bench, tmp_p
     code = f"""
 import multiprocessing, time
 from pathlib import Path
-from auditkit.executors.serving import Order
+from auditkit.executors.order import Order
 from auditkit.executors.zygote import Zygote
 zygote, (ours, theirs) = Zygote(), multiprocessing.Pipe()
 worker = zygote.fork(Order({portable(bench, "cpu")!r}, 1, Path({str(tmp_path)!r})), theirs)
@@ -126,3 +134,17 @@ time.sleep(600)
     while is_alive(zygote) or is_alive(worker):
         assert time.monotonic() < deadline, "they live on"
         time.sleep(0.05)
+
+
+def test_a_script_runs_once_with_workers_and_needs_no_guard(tmp_path):
+    """Processes of multiprocessing run the script that starts them again: another audit in each, but for a guard."""
+    model, data = made_files(tmp_path)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from auditkit import audit\nprint('begun', flush=True)\n"
+        f"found = audit({str(model)!r}, {str(data)!r}, checks=['noise.gaussian'], workers=2, shard=40)\n"
+        "print(found.result.checks[0].status)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["begun", "done"]
+    assert done.stderr == ""

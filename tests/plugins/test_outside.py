@@ -19,7 +19,7 @@ from torch.nn import functional
 from auditkit.assemble import assemble
 from auditkit.config import settings_from
 from auditkit.engine import Hands, execute
-from auditkit.executors import worker_processes
+from auditkit.executors.choose import worker_processes
 from auditkit.journal import UNFINISHED, Journal
 from auditkit.plan import configure
 from auditkit.preparing import set_up
