@@ -22,7 +22,7 @@ def serve(connection: Connection, order: Order) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
     worker = Worker(order.recipe, order.threads, Store(order.store))
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, ConnectionError):
         answer = worker.get_ready()
         connection.send(answer)
         while answer.lost is None:

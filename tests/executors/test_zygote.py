@@ -76,6 +76,16 @@ def test_a_worker_tells_how_it_ended_and_ends_when_nobody_talks_to_it_any_more(z
     assert left.exitcode == 0
 
 
+def test_a_worker_that_nobody_waits_for_any_more_ends_without_a_word(zygote, bench, tmp_path):
+    """Its audit was killed while it got ready; a traceback of it would be the last that a user sees."""
+    ours, theirs = multiprocessing.Pipe()
+    worker = zygote.fork(Order(portable(bench, "cpu"), 1, tmp_path), theirs)
+    theirs.close()
+    ours.close()
+    worker.join()
+    assert worker.exitcode == 0
+
+
 def test_who_is_interrupted_while_waiting_for_one_worker_is_not_told_of_it_when_asking_for_another(
     zygote, bench, tmp_path
 ):
