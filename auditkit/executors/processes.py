@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -27,6 +27,7 @@ _GIGABYTE = 1e9
 _SECONDS_BETWEEN_LOOKS = 0.5
 # A process that closed its connection is about to end.
 _SECONDS_TO_END = 10.0
+_SAFE_PATH = "PYTHONSAFEPATH"
 
 
 @dataclass
@@ -105,7 +106,8 @@ class Processes:
 
     def _spawned(self, connection: Connection) -> BaseProcess:
         process = _SPAWN.Process(target=serve, args=(connection, self.order), name="auditkit worker")
-        process.start()
+        with _safe_path():
+            process.start()
         return process
 
     def _heard(self, worker: int) -> Ended | None:
@@ -133,6 +135,19 @@ class Processes:
             if running.busy and _resident(running.process.pid) > limit * _GIGABYTE:
                 running.too_large = True
                 running.process.kill()
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let Python, where it is started, import no module that happens to lie in the current folder."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_SAFE_PATH]
+        if before is not None:
+            os.environ[_SAFE_PATH] = before
 
 
 def _death(running: _Process) -> str:

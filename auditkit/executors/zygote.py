@@ -63,7 +63,8 @@ class Zygote:
         self._link, theirs = multiprocessing.Pipe()
         with theirs:
             handle = theirs.fileno()
-            command = [sys.executable, "-c", _PROGRAM, str(handle), *sys.path]
+            # -P: no module is imported that happens to lie in the current folder.
+            command = [sys.executable, "-P", "-c", _PROGRAM, str(handle), *sys.path]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[handle])  # noqa: S603 (its own program)
         self._numbers = itertools.count()
 
@@ -145,6 +146,7 @@ def zygote_for(settings: Settings) -> Iterator[Zygote | None]:
 def be_zygote(handle: int) -> None:
     """Fork workers, kill them and wait for them, as the connection with this handle says, until it is closed."""
     link = Connection(handle)
+    # What takes seconds; every worker finds it there.
     importlib.import_module("auditkit.executors.serving")
     workers: dict[int, BaseProcess] = {}
     with contextlib.suppress(EOFError, OSError):

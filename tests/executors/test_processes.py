@@ -75,6 +75,25 @@ def test_each_fault_fails_its_check_with_what_happened_and_everything_else_is_do
     assert result.check("faulty.good").metrics["ones"].n == 20
 
 
+@pytest.mark.parametrize("workers", [0, 1], ids=["spawned", "forked"])
+def test_no_worker_imports_what_lies_in_the_current_folder(tmp_path, monkeypatch, bench, workers):
+    """Who audits a stranger's model may stand in the folder that the stranger filled."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for name in ("signal", "torch", "multiprocessing"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'ran')!r}, 'a').write({name!r})\n")
+    monkeypatch.chdir(folder)
+    plan, store = plan_of(faulty_checks.Good), Store(tmp_path / "units")
+    with (
+        zygote_for(settings_from({"workers": workers})) as zygote,
+        worker_processes(bench, store, Silent(), 1, zygote) as executor,
+    ):
+        execution = execute(bench, plan, store, Silent(), Journal(tmp_path, {}), Hands(executor))
+    assert execution.failures == {}
+    assert not (folder / "ran").exists()
+    assert os.environ.get("PYTHONSAFEPATH") is None
+
+
 def run_here(folder):
     """Run an audit in this process, as `auditkit run` does without workers."""
     bench = bench_in(folder)

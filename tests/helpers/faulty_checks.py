@@ -118,7 +118,9 @@ class KillsParentOnce:
             Path(f"{self.mark}.done").touch(exist_ok=False)
         except FileExistsError:
             return ones(samples)
-        os.kill(os.getppid(), signal.SIGKILL)
+        parent = os.getppid()
+        assert b"be_zygote" in Path(f"/proc/{parent}/cmdline").read_bytes(), "it would kill the tests themselves"
+        os.kill(parent, signal.SIGKILL)
         time.sleep(600)
 
 
